@@ -1,0 +1,1 @@
+"""What runs on a host: compile the spec, observe, apply the difference, report."""

@@ -1,0 +1,30 @@
+"""Packaging of stackctl: one wheel with the controller, the agent it delivers and the playbooks."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+RUNTIME = [
+    "click>=8.1,<9",
+    "fabric>=3.2,<4",
+    "paramiko>=3.5,<6",
+    "pyroute2>=0.7,<1",
+    "pyyaml>=6,<7",
+    "rich>=13,<16",
+    "sqlite-utils>=4,<5",
+    "tabulate>=0.9,<1",
+]
+
+setup(
+    name="stackctl",
+    version="0.1.0",
+    description="An OpenStack without daemons, run from one command line",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["stackctl", "stackctl.*", "agent", "agent.*", "playbooks", "playbooks.*"]),
+    package_data={"stackctl": ["py.typed"], "playbooks": ["**/*"]},
+    install_requires=RUNTIME,
+    extras_require={"libvirt": ["libvirt-python>=9,<13"]},
+    entry_points={"console_scripts": ["stackctl=stackctl.cli.main:main"]},
+)

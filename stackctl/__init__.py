@@ -1,0 +1,3 @@
+"""stackctl: an OpenStack without daemons, run from one command line."""
+
+__version__ = "0.1.0"

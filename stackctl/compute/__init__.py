@@ -1,0 +1,1 @@
+"""Servers: booting, actions, placement."""

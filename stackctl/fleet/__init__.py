@@ -1,0 +1,1 @@
+"""Reaching hosts: pinned SSH, agent delivery, parallel convergence."""

@@ -1,0 +1,1 @@
+"""Registering, preparing and changing hosts."""

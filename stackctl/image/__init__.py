@@ -1,0 +1,1 @@
+"""Images: registry, stores and header inspection."""

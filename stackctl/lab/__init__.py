@@ -1,0 +1,1 @@
+"""A fleet of hosts in namespaces on this machine."""
