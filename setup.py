@@ -22,7 +22,9 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=find_packages(include=["stackctl", "stackctl.*", "agent", "agent.*", "playbooks", "playbooks.*"]),
+    packages=find_packages(
+        include=["stackctl", "stackctl.*", "agent", "agent.*", "playbooks", "playbooks.*"]
+    ),
     package_data={"stackctl": ["py.typed"], "playbooks": ["**/*"]},
     install_requires=RUNTIME,
     extras_require={"libvirt": ["libvirt-python>=9,<13"]},

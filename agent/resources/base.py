@@ -1,0 +1,75 @@
+"""What every kind of resource has in common: observe, take the difference, apply, report.
+
+A kind is a module-level object with ``removals`` and ``changes``. Both look at the host first
+and return steps; a step without ``apply`` says that a resource is as it should be. Convergence
+runs the removals of all kinds in reverse order, then the changes of all kinds in order, so a
+kind's ``changes`` may rely on the kinds before it. Observing (drift, --dry-run) takes the same
+steps and applies none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Protocol
+
+from agent.spec import HostSpec
+from agent.wire import Fault
+
+DATA_FOLDER = Path("/var/lib/stackctl/host")
+"""Everything stackctl keeps on a host, except what engines keep themselves."""
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One resource and what must happen to it.
+
+    ``result`` is what the report says when ``apply`` succeeded (made, changed, removed), or
+    stands for itself when there is nothing to apply (unchanged, orphan, held, busy, failed).
+    ``why`` tells the difference in words: "tag is 3, should be 1". ``parallel`` steps of one kind
+    may run in threads.
+    """
+
+    kind: str
+    id: str
+    result: str
+    version: int = 0
+    why: str = ""
+    apply: Optional[Callable[[], Optional[Facts]]] = None
+    facts: Facts = field(default_factory=dict)
+    fault: Optional[Fault] = None
+    parallel: bool = False
+
+
+@dataclass
+class Host:
+    """What kinds need to know beside the spec.
+
+    ``blob`` returns the content behind a SHA-256 that the controller was asked for. ``failed``
+    holds (kind, id) of steps that failed in this convergence: what depends on them is not tried.
+    ``observing`` is set when nothing may be changed.
+    """
+
+    data: Path
+    boot_id: str
+    boot_id_before: Optional[str]
+    blob: Callable[[str], bytes]
+    failed: set[tuple[str, str]] = field(default_factory=set)
+    observing: bool = False
+
+
+class Kind(Protocol):
+    """One kind of resource."""
+
+    name: str
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Steps that take away what the spec no longer has."""
+        ...
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Steps that make or change what the spec has (and report what is as it should be)."""
+        ...

@@ -1,0 +1,365 @@
+"""The document that tells a host what to be: the contract between controller and agent.
+
+A ``HostSpec`` holds everything that one host must have, in the words of the model (networks,
+ports, disks, servers) and never in those of an engine. The controller builds it
+(``stackctl.hostspec``), the agent compiles it (``agent.resources``). All ids are UUID strings,
+all sizes carry their unit in the name, all addresses are plain text.
+
+This module runs on both sides and therefore uses nothing but the standard library of Python 3.9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import typing
+from dataclasses import dataclass
+from typing import Any, Optional, TypeVar
+
+SPEC_FORMAT = 1
+"""Raised when a field changes its meaning; an agent refuses a format that it does not know."""
+
+T = TypeVar("T")
+
+
+class SpecError(ValueError):
+    """A document that does not have the shape of the class it should become."""
+
+
+@dataclass(frozen=True)
+class BridgeMapping:
+    """A physical network of this host: its OVS bridge and the NIC in it (both by device name)."""
+
+    physical_network: str
+    bridge: str
+    nic: str
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What the operator decided for one host.
+
+    ``virt_type`` and ``datapath`` are ``auto`` unless the operator was told better;
+    ``tunnel_address`` is None on a host without tunnel networks; ``on_boot`` is ``none`` or
+    ``all`` (start servers that were running when the host went down).
+    """
+
+    virt_type: str = "auto"
+    datapath: str = "auto"
+    tunnel_address: Optional[str] = None
+    bridge_mappings: tuple[BridgeMapping, ...] = ()
+    on_boot: str = "none"
+
+
+@dataclass(frozen=True)
+class HostRoute:
+    """A static route handed out by DHCP (RFC 3442)."""
+
+    destination: str
+    nexthop: str
+
+
+@dataclass(frozen=True)
+class Dhcp:
+    """The DHCP and DNS server of a subnet: the same address and MAC on every host that has it."""
+
+    port_id: str
+    address: str
+    mac: str
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name that the subnet's DNS answers (hostname without the domain)."""
+
+    hostname: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A subnet of a network. ``number`` is small and unique in the cloud: it numbers the
+    host-local leg through which its name server reaches the outside."""
+
+    id: str
+    version: int
+    number: int
+    cidr: str
+    gateway: Optional[str]
+    dhcp: Optional[Dhcp]
+    dns_nameservers: tuple[str, ...] = ()
+    host_routes: tuple[HostRoute, ...] = ()
+
+
+@dataclass(frozen=True)
+class RemotePort:
+    """A port of a tunnel network that lives on another host: where to send its unicast."""
+
+    mac: str
+    addresses: tuple[str, ...]
+    tunnel_address: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with ports on this host.
+
+    ``type`` is vxlan, gre, vlan or flat; ``local_vlan`` is this host's own tag for it on br-int;
+    ``flood_to`` the tunnel addresses of all other hosts that have the network.
+    """
+
+    id: str
+    version: int
+    type: str
+    physical_network: Optional[str]
+    segmentation_id: Optional[int]
+    local_vlan: int
+    mtu: int
+    admin_up: bool
+    domain: str
+    subnets: tuple[Subnet, ...] = ()
+    names: tuple[Name, ...] = ()
+    remote_ports: tuple[RemotePort, ...] = ()
+    flood_to: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FixedAddress:
+    """One address of a port."""
+
+    subnet_id: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """A server's port on this host.
+
+    ``role`` is active, or incoming/outgoing while its server moves. ``gives_default_route`` and
+    ``gives_name_server`` say which of a server's ports carry these DHCP options: one each.
+    """
+
+    id: str
+    version: int
+    network_id: str
+    server_id: str
+    mac: str
+    addresses: tuple[FixedAddress, ...]
+    hostname: str
+    admin_up: bool = True
+    role: str = "active"
+    port_security: bool = True
+    gives_default_route: bool = True
+    gives_name_server: bool = True
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that the host needs in its cache, found there by its SHA-256.
+
+    ``url`` is set when the host may fetch it by itself; otherwise the controller sends it.
+    ``disk_format`` is qcow2 or raw (kernels and ramdisks are raw).
+    """
+
+    id: str
+    sha256: str
+    size_bytes: int
+    disk_format: str
+    url: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One incarnation of a disk. Made only while ``build`` is set; its absence later is a fault."""
+
+    id: str
+    version: int
+    server_id: str
+    kind: str
+    format: str
+    size_bytes: int
+    build: bool
+    image_id: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Power:
+    """The last power command given to a server; obeyed once, when ``serial`` is newer than the
+    one in the domain's metadata. ``action`` is start, stop, reboot (ACPI, then hard after
+    ``timeout_s``) or reboot-hard."""
+
+    serial: int
+    action: str
+    timeout_s: int = 60
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A file for the guest, its content named by SHA-256 and sent when the agent asks."""
+
+    path: str
+    sha256: str
+    mode: str = "0600"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """An SSH public key under the name that the user gave it."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What the config drive tells the guest."""
+
+    hostname: str
+    name: str
+    project_id: str
+    launch_index: int
+    availability_zone: str
+    public_keys: tuple[PublicKey, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    user_data_sha256: Optional[str] = None
+    files: tuple[FileContent, ...] = ()
+
+
+@dataclass(frozen=True)
+class DirectKernel:
+    """A kernel (and ramdisk) image booted directly, for images that are only a root file system."""
+
+    kernel_image_id: str
+    ramdisk_image_id: Optional[str]
+    command_line: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server on this host. ``disks`` and ``ports`` are ids in the order the guest sees them.
+
+    ``held``: building it failed; left as it is until somebody names it again. ``moving``: on two
+    hosts for a while; convergence neither creates, starts, stops nor destroys it.
+    ``machine_type`` is versioned and fixed when the server is created, like ``cpu_mode``.
+    """
+
+    id: str
+    version: int
+    vcpus: int
+    ram_mb: int
+    power: Power
+    guest: Guest
+    disks: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    machine_type: Optional[str] = None
+    cpu_mode: Optional[str] = None
+    disk_bus: str = "virtio"
+    nic_model: str = "virtio"
+    kernel: Optional[DirectKernel] = None
+    held: bool = False
+    moving: bool = False
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """Permission to destroy one incarnation: ``kind`` is domain (id: the server's) or disk.
+
+    It stays in the spec until this host reports it ``removed``. Wanted beats deleted.
+    """
+
+    kind: str
+    id: str
+    version: int
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """Everything one host must have. ``(serial, nonce)`` names the transaction it was read at."""
+
+    format: int
+    cloud_id: str
+    host_id: str
+    serial: int
+    nonce: str
+    settings: HostSettings
+    networks: tuple[Network, ...] = ()
+    ports: tuple[Port, ...] = ()
+    images: tuple[Image, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    servers: tuple[Server, ...] = ()
+    tombstones: tuple[Tombstone, ...] = ()
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a dataclass (or a tuple of them) into dicts, lists and scalars for JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: to_plain(getattr(value, name)) for name in _field_names(type(value))}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(cls: type[T], data: Any) -> T:
+    """Build ``cls`` from what ``to_plain`` made of it; SpecError says what does not fit."""
+    if not isinstance(data, dict):
+        raise SpecError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
+    hints = _hints(cls)
+    unknown = data.keys() - hints.keys()
+    if unknown:
+        raise SpecError(f"{cls.__name__}: unknown fields {sorted(unknown)}")
+    values = {name: _convert(hints[name], item, cls, name) for name, item in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise SpecError(f"{cls.__name__}: {error}") from None
+
+
+def canonical(value: Any) -> bytes:
+    """The one JSON form of a value: sorted keys, no spaces, UTF-8."""
+    return json.dumps(
+        to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical form: equal digests, equal values."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+@functools.lru_cache(maxsize=None)
+def _field_names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+@functools.lru_cache(maxsize=None)
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _convert(hint: Any, value: Any, owner: type, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is typing.Union:
+        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+        return None if value is None else _convert(inner, value, owner, name)
+    if origin is tuple:
+        return _convert_tuple(typing.get_args(hint), value, owner, name)
+    if dataclasses.is_dataclass(hint):
+        return from_plain(typing.cast("type[Any]", hint), value)
+    # bool is a subclass of int: a flag where a number belongs is as wrong as the reverse.
+    if type(value) is not hint:
+        raise SpecError(
+            f"{owner.__name__}.{name}: expected {hint.__name__}, got {type(value).__name__}"
+        )
+    return value
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, owner: type, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise SpecError(f"{owner.__name__}.{name}: expected a list, got {type(value).__name__}")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_convert(args[0], item, owner, name) for item in value)
+    if len(args) != len(value):
+        raise SpecError(f"{owner.__name__}.{name}: expected {len(args)} items, got {len(value)}")
+    return tuple(_convert(arg, item, owner, name) for arg, item in zip(args, value))
