@@ -22,7 +22,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=find_packages(
+    packages=find_packages(include=["stackctl*", "agent*", "playbooks*"]),
         include=["stackctl", "stackctl.*", "agent", "agent.*", "playbooks", "playbooks.*"]
     ),
     package_data={"stackctl": ["py.typed"], "playbooks": ["**/*"]},

@@ -305,7 +305,7 @@ def from_plain(cls: type[T], data: Any) -> T:
     """Build ``cls`` from what ``to_plain`` made of it; SpecError says what does not fit."""
     if not isinstance(data, dict):
         raise SpecError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
-    hints = _hints(cls)
+    hints = _hints(typing.cast("type[Any]", cls))
     unknown = data.keys() - hints.keys()
     if unknown:
         raise SpecError(f"{cls.__name__}: unknown fields {sorted(unknown)}")
@@ -328,12 +328,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _field_names(cls: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

@@ -1,1 +1,1 @@
-"""Thin typed wrappers around the engines; the only importers of subprocess, libvirt and pyroute2."""
+"""Thin typed wrappers: the only importers of subprocess, libvirt and pyroute2."""
