@@ -23,8 +23,6 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["stackctl*", "agent*", "playbooks*"]),
-        include=["stackctl", "stackctl.*", "agent", "agent.*", "playbooks", "playbooks.*"]
-    ),
     package_data={"stackctl": ["py.typed"], "playbooks": ["**/*"]},
     install_requires=RUNTIME,
     extras_require={"libvirt": ["libvirt-python>=9,<13"]},

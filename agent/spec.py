@@ -305,7 +305,8 @@ def from_plain(cls: type[T], data: Any) -> T:
     """Build ``cls`` from what ``to_plain`` made of it; SpecError says what does not fit."""
     if not isinstance(data, dict):
         raise SpecError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
-    hints = _hints(typing.cast("type[Any]", cls))
+    anything: Any = cls  # a bare type[T] does not count as hashable
+    hints = _hints(anything)
     unknown = data.keys() - hints.keys()
     if unknown:
         raise SpecError(f"{cls.__name__}: unknown fields {sorted(unknown)}")
@@ -329,12 +330,12 @@ def digest(value: Any) -> str:
 
 
 @functools.cache
-def _field_names(cls: type) -> tuple[str, ...]:
+def _field_names(cls: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
