@@ -78,7 +78,7 @@ class Reader:
 
 
 class Writer(Reader):
-    """One write transaction, with its own ``serial`` and ``nonce``; ``change`` is what it touched."""
+    """One write transaction with its own ``serial`` and ``nonce``; ``change``: what it touched."""
 
     def __init__(self, connection: sqlite3.Connection, serial: int, nonce: str) -> None:
         super().__init__(connection)
