@@ -214,6 +214,8 @@ CREATE UNIQUE INDEX addresses_live ON addresses(network_id, address)
   WHERE released_serial IS NULL;
 CREATE INDEX addresses_port ON addresses(port_id) WHERE released_serial IS NULL;
 CREATE INDEX addresses_subnet ON addresses(subnet_id, released_serial);
+-- number is the address as 32 hex digits, which sort as addresses do.
+CREATE INDEX addresses_number ON addresses(network_id, number);
 
 CREATE TABLE bindings (
   port_id TEXT NOT NULL REFERENCES ports(id),
