@@ -71,7 +71,7 @@ class Reporter:
 
     def _server_seen(self, writer: Writer, server: Row, report: Report) -> None:
         power_state = str(report.facts.get("power_state", "NOSTATE"))
-        vm_state: str = VM_STATES.get(power_state, server["vm_state"])
+        vm_state = VM_STATES.get(power_state, str(server["vm_state"]))
         values: Row = {"power_state": power_state, "vm_state": vm_state, "task_state": None}
         if vm_state != "error":
             values |= {"fault_json": None, "held": 0}

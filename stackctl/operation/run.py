@@ -162,7 +162,9 @@ def begin(
     """An operation, owned by this process while the block runs.
 
     ``operation.repeated`` is the row of an earlier one with the same request id: its hosts have
-    then been brought up to date, and the block only has to return its result.
+    then been brought up to date, and the block only has to return its result. A block that ends
+    by an exception after its first transaction leaves a row without an owner, which is what a
+    killed process leaves: the next command goes on from there.
     """
     operation = Operation(context, kind, summary, arguments)
     owner = take_ownership(context.cloud, operation.id)
@@ -171,9 +173,6 @@ def begin(
         if context.request_id is not None:
             operation.repeated = _earlier(operation)
         yield operation
-    except BaseException as error:
-        _close(operation, error)
-        raise
     finally:
         owner.release()
 
@@ -225,19 +224,3 @@ def _earlier(operation: Operation) -> Row | None:
     hosts: Iterable[str] = json.loads(row["hosts_json"])
     convergence.converge(context, frozenset(hosts), frozenset(), row["id"])
     return row
-
-
-def _close(operation: Operation, error: BaseException) -> None:
-    """Record that an operation ended in the middle; its rows stand, hosts are settled later."""
-    if not operation._recorded:
-        return
-    interrupted = isinstance(error, KeyboardInterrupt)
-    with write(operation.context.cloud) as writer:
-        outcome = "interrupted" if interrupted else "failed"
-        writer.run(
-            "UPDATE operations SET outcome = ?, finished_at = ? WHERE id = ? "
-            "AND outcome = 'running'",
-            outcome,
-            now(),
-            operation.id,
-        )
