@@ -177,13 +177,8 @@ def _parse_header(stream: BinaryIO) -> _Header:
             raise UnsafeImage(f"its header says that it has {length} bytes")
         if length > _V2.size + _V3.size:
             compression = _read_all(stream, _V2.size + _V3.size, 1)[0]
-    return _Header(
-        *fields[2:12],
-        incompatible=incompatible,
-        refcount_order=refcount_order,
-        length=length,
-        compression=compression,
-    )
+    values = (*fields[2:12], incompatible, refcount_order, length, compression)
+    return _Header(*values)
 
 
 def _check_header(header: _Header) -> None:

@@ -54,17 +54,22 @@ class Store:
 
         Refused when it is another's, or when it holds data without saying whose.
         """
-        content = files.read_bytes(self.data / "claim.json")
-        if content is None:
+        claim = self.claimed_by()
+        if claim is None:
             if self._holds_data():
                 raise Refused("claim", f"{self.data} holds data but no claim file")
             return False
-        claim = json.loads(content)
-        if (claim["cloud_id"], claim["host_id"]) != (cloud_id, host_id):
-            raise Refused(
-                "claim", f"this host is {claim['host_id']} of the cloud {claim['cloud_id']}"
-            )
+        if claim != (cloud_id, host_id):
+            raise Refused("claim", f"this is host {claim[1]} of the cloud {claim[0]}")
         return True
+
+    def claimed_by(self) -> Optional[tuple[str, str]]:
+        """The ids of the cloud and of the host that this is, or None when nobody claimed it."""
+        content = files.read_bytes(self.data / "claim.json")
+        if content is None:
+            return None
+        claim = json.loads(content)
+        return claim["cloud_id"], claim["host_id"]
 
     def claim(self, cloud_id: str, host_id: str) -> None:
         """Write whose this host is from now on."""
