@@ -50,7 +50,8 @@ class Host:
 
     ``blob`` returns the content behind a SHA-256 that the controller was asked for. ``failed``
     holds (kind, id) of steps that failed in this convergence: what depends on them is not tried.
-    ``observing`` is set when nothing may be changed.
+    ``observing`` is set when nothing may be changed. ``seen`` keeps observations that several
+    kinds share; whoever changes an engine drops its entry.
     """
 
     data: Path
@@ -59,6 +60,7 @@ class Host:
     blob: Callable[[str], bytes]
     failed: set[tuple[str, str]] = field(default_factory=set)
     observing: bool = False
+    seen: dict[str, Any] = field(default_factory=dict)
 
 
 class Kind(Protocol):
