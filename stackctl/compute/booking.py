@@ -407,7 +407,8 @@ def _engine(resolved: Resolved, host: Row) -> Row:
         "zone": host["zone"],
         "zone_asked": int(request.zone is not None),
         "host_asked": host["id"] if request.host is not None else None,
-        "machine_type": properties.get("hw_machine_type") or facts.get("machine_type"),
+        "machine_type": properties.get("hw_machine_type")
+        or facts.get("machine_types", {}).get("pc"),
         "disk_bus": properties.get("hw_disk_bus", "virtio"),
         "nic_model": properties.get("hw_vif_model", "virtio"),
     }
