@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from stackctl.errors import PartlyDone, ResourceFailed, StackctlError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Done(Generic[T]):
     succeeded: int = 0
     planned: list[PlannedStep] = field(default_factory=list)
     hint: str = ""
+
+    def with_value(self, value: U) -> Done[U]:
+        """The same end of the same operation, told with another value."""
+        return Done(
+            value, self.operation_id, self.failures, self.succeeded, self.planned, self.hint
+        )
 
     def check(self) -> None:
         """Raise what the command must end with: nothing, the failures' own status, or 40."""

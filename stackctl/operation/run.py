@@ -78,6 +78,20 @@ class Operation:
         self.exchanges |= {exchange.host_id: exchange for exchange in exchanges}
         return [exchange for exchange in exchanges if exchange.host_id in self._pending.carrying]
 
+    def work_around(self, host_id: str) -> None:
+        """Go on without a host that was not reached: its servers are given to others."""
+        exchange = self.exchanges[host_id]
+        exchange.peripheral = True
+        if exchange.error is not None:
+            self.context.watch.warn(f"{exchange.error.message} Trying other hosts.")
+
+    def abandon(self, why: str) -> None:
+        """End an operation whose rows were taken back."""
+        with write(self.context.cloud) as writer:
+            writer.update(
+                "operations", self.id, outcome="failed", phase=f"undone ({why})", finished_at=now()
+            )
+
     def finish(self, value: T) -> Done[T]:
         """Settle what is still open, record the outcome, and say what became of it."""
         done = Done(value, self.id)

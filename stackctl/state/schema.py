@@ -259,6 +259,8 @@ CREATE TABLE servers (
   user_data_sha256 TEXT,
   launch_index INTEGER NOT NULL DEFAULT 0,
   zone TEXT NOT NULL DEFAULT 'nova',
+  zone_asked INTEGER NOT NULL DEFAULT 0,
+  host_asked TEXT,
   machine_type TEXT,
   cpu_mode TEXT,
   disk_bus TEXT NOT NULL DEFAULT 'virtio',
