@@ -44,9 +44,7 @@ class Files:
     refused: tuple[Refused, ...]
 
 
-def compile_files(
-    server: DhcpServer, folder: str, user: str, resolvers: tuple[str, ...]
-) -> Files:
+def compile_files(server: DhcpServer, folder: str, user: str, resolvers: tuple[str, ...]) -> Files:
     """All files of one DHCP server; ``resolvers`` are the host's own name servers."""
     refused: list[Refused] = []
     reloaded = {
@@ -116,8 +114,7 @@ def _names(network: Network, refused: list[Refused]) -> Iterable[str]:
     for name in network.names:
         try:
             hostname = texts.hostname(name.hostname)
-            six = ":" in name.address
-            address = texts.ipv6(name.address) if six else texts.ipv4(name.address)
+            address = texts.ip(name.address)
             full = f"{hostname}.{domain} " if domain else ""
             yield f"{address}\t{full}{hostname}"
         except texts.BadText as error:
@@ -179,9 +176,7 @@ def _static_routes(routes: list[str], gateway: str) -> Iterable[str]:
         yield f"tag:!{_GATEWAY},{option},{','.join(routes)}"
 
 
-def _servers(
-    subnet: Subnet, resolvers: tuple[str, ...], refused: list[Refused]
-) -> Iterable[str]:
+def _servers(subnet: Subnet, resolvers: tuple[str, ...], refused: list[Refused]) -> Iterable[str]:
     """Where queries for other names go: always by the host-local leg, never into the subnet."""
     for address in subnet.dns_nameservers or resolvers:
         if ":" in address and _is_good(texts.ipv6, address):
