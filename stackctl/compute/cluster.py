@@ -20,6 +20,7 @@ from stackctl.errors import Conflict, UsageError
 from stackctl.identity.bootstrap import make_keypair
 from stackctl.identity.context import Context
 from stackctl.names import checked_name
+from stackctl.network.finding import visible_network
 from stackctl.network.networks import NewNetwork, add_network, drop_network
 from stackctl.network.subnets import NewSubnet
 from stackctl.operation import Done, Operation, begin
