@@ -86,7 +86,8 @@ class FrontDoor(click.Group):
             from click.shell_completion import shell_complete
 
             sys.exit(shell_complete(self, {}, PROGRAM, COMPLETE_VARIABLE, instruction))
-        sys.exit(run(self, sys.argv[1:] if args is None else list(args)))
+        words = sys.argv[1:] if args is None else list(args)
+        sys.exit(run(self, words or ["--help"]))
 
 
 @click.command(
@@ -104,7 +105,7 @@ def run(group: click.Group, args: list[str]) -> int:
     """Run a command line; whatever goes wrong is told on stderr. Returns the exit status."""
     chosen = Settings(no_color=_no_color())
     try:
-        with group.make_context(PROGRAM, args or ["--help"], obj=chosen) as ctx:
+        with group.make_context(PROGRAM, args, obj=chosen) as ctx:
             ctx.color = False if chosen.no_color else None
             group.invoke(ctx)
         sys.stdout.flush()
