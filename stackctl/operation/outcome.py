@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from stackctl.errors import HostUnreachable, PartlyDone, ResourceFailed, StackctlError
+from stackctl.errors import PartlyDone, ResourceFailed, StackctlError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
 class Failure:
     """One resource of this operation that is not as it should be.
 
-    ``lost`` is set when its host stopped answering, so what is there now is not known.
+    ``error`` is the class that the command ends with when nothing else succeeded.
     """
 
     kind: str
@@ -22,7 +23,7 @@ class Failure:
     name: str
     host: str
     message: str
-    lost: bool = False
+    error: type[StackctlError] = ResourceFailed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class PlannedStep:
 
 @dataclass
 class Done(Generic[T]):
-    """The end of an operation. ``succeeded`` counts resources of it that are as they should be."""
+    """The end of an operation. ``succeeded`` counts what of it is as it should be."""
 
     value: T
     operation_id: str
@@ -47,22 +48,27 @@ class Done(Generic[T]):
     planned: list[PlannedStep] = field(default_factory=list)
     hint: str = ""
 
+    def with_value(self, value: U) -> Done[U]:
+        """The same end of the same operation, told with another value."""
+        return Done(
+            value, self.operation_id, self.failures, self.succeeded, self.planned, self.hint
+        )
+
     def check(self) -> None:
-        """Raise what the command must end with: nothing, 20, 30 or 40."""
+        """Raise what the command must end with: nothing, the failures' own status, or 40."""
         if not self.failures:
             return
-        message = " ".join(f"{_subject(failure)}: {failure.message}" for failure in self.failures)
-        raise _error_class(self)(message, hint=self.hint or "stackctl events")
+        message = " ".join(dict.fromkeys(_sentence(failure) for failure in self.failures))
+        kinds = {failure.error for failure in self.failures}
+        error = kinds.pop() if len(kinds) == 1 else ResourceFailed
+        if self.succeeded:
+            error = PartlyDone
+        raise error(message, hint=self.hint or "stackctl events")
 
 
-def _subject(failure: Failure) -> str:
-    name = f" {failure.name}" if failure.name else ""
-    return f"{failure.kind}{name} on host {failure.host}"
-
-
-def _error_class(done: Done[T]) -> type[StackctlError]:
-    if done.succeeded:
-        return PartlyDone
-    if all(failure.kind == "host" for failure in done.failures):
-        return HostUnreachable
-    return ResourceFailed
+def _sentence(failure: Failure) -> str:
+    if failure.kind == "host":
+        return failure.message
+    name = f" {failure.name}" if failure.name else f" {failure.id[:8]}"
+    where = f" on host {failure.host}" if failure.host else ""
+    return f"{failure.kind}{name}{where}: {failure.message}"

@@ -214,6 +214,8 @@ CREATE UNIQUE INDEX addresses_live ON addresses(network_id, address)
   WHERE released_serial IS NULL;
 CREATE INDEX addresses_port ON addresses(port_id) WHERE released_serial IS NULL;
 CREATE INDEX addresses_subnet ON addresses(subnet_id, released_serial);
+-- number is the address as 32 hex digits, which sort as addresses do.
+CREATE INDEX addresses_number ON addresses(network_id, number);
 
 CREATE TABLE bindings (
   port_id TEXT NOT NULL REFERENCES ports(id),
@@ -256,6 +258,9 @@ CREATE TABLE servers (
   files_json TEXT NOT NULL DEFAULT '[]',
   user_data_sha256 TEXT,
   launch_index INTEGER NOT NULL DEFAULT 0,
+  zone TEXT NOT NULL DEFAULT 'nova',
+  zone_asked INTEGER NOT NULL DEFAULT 0,
+  host_asked TEXT,
   machine_type TEXT,
   cpu_mode TEXT,
   disk_bus TEXT NOT NULL DEFAULT 'virtio',
@@ -270,7 +275,7 @@ CREATE TABLE servers (
   build_attempts INTEGER NOT NULL DEFAULT 1,
   fault_json TEXT,
   cluster_id TEXT,
-  request_id TEXT,
+  operation_id TEXT,
   observed_at TEXT,
   launched_at TEXT,
   created_at TEXT NOT NULL,
@@ -329,6 +334,7 @@ CREATE TABLE clusters (
   next_index INTEGER NOT NULL DEFAULT 1,
   public_key TEXT NOT NULL,
   private_key_sha256 TEXT NOT NULL REFERENCES blobs(sha256),
+  user_data_sha256 TEXT REFERENCES blobs(sha256),
   created_at TEXT NOT NULL,
   deleted_at TEXT
 ) STRICT;

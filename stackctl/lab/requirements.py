@@ -1,0 +1,72 @@
+"""What the lab and its guest image need from the machine."""
+
+from __future__ import annotations
+
+import shutil
+
+PACKAGES = (
+    "busybox-static",
+    "cpio",
+    "dnsmasq-base",
+    "dosfstools",
+    "dropbear-bin",
+    "ethtool",
+    "iproute2",
+    "iptables",
+    "kmod",
+    "libvirt-clients",
+    "libvirt-daemon-system",
+    "linux-image-cloud-amd64",
+    "mtools",
+    "openssh-client",
+    "openssh-server",
+    "openvswitch-switch",
+    "python3-libvirt",
+    "qemu-system-x86",
+    "qemu-utils",
+    "sudo",
+    "syslinux",
+    "syslinux-common",
+    "xorriso",
+)
+"""Debian's names; install them with --no-install-recommends."""
+
+COMMANDS = (
+    "busybox",
+    "cpio",
+    "dbclient",
+    "dnsmasq",
+    "ethtool",
+    "ip",
+    "iptables",
+    "libvirtd",
+    "mcopy",
+    "mkfs.vfat",
+    "modinfo",
+    "ovs-vsctl",
+    "ovs-vswitchd",
+    "ovsdb-server",
+    "ovsdb-tool",
+    "qemu-img",
+    "qemu-system-x86_64",
+    "ssh-keygen",
+    "sshd",
+    "sudo",
+    "syslinux",
+    "unshare",
+    "virsh",
+    "virtlogd",
+    "xorriso",
+)
+
+ADMIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def required_commands() -> dict[str, bool]:
+    """Every command that the lab runs, and whether this machine has it."""
+    return {name: shutil.which(name, path=ADMIN_PATH) is not None for name in COMMANDS}
+
+
+def missing_commands() -> list[str]:
+    """The commands that this machine lacks."""
+    return [name for name, found in required_commands().items() if not found]
