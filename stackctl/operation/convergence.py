@@ -36,7 +36,10 @@ def converge(
     """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
 
     def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
-        opening = one.opening(context, "converge", one.images_wanted(context, host["id"]), kill_at)
+        images = one.images_wanted(context, host["id"])
+        # Only a host that was never converged may be without a claim: later that is a fault.
+        claim = host["applied_serial"] == 0
+        opening = one.opening(context, "converge", images, kill_at, claim=claim)
 
         def body(session: Session, exchange: Exchange) -> None:
             one.converge_host(context, session, exchange, operation_id)

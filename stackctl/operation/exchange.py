@@ -102,11 +102,20 @@ def image_file(context: Context, sha256: str) -> Path:
     return context.cloud.images / sha256
 
 
-def opening(context: Context, mode: str, images: tuple[Image, ...], kill_at: int) -> Opening:
-    """How to begin an exchange in this cloud."""
+def opening(
+    context: Context,
+    mode: str,
+    images: tuple[Image, ...],
+    kill_at: int,
+    *,
+    claim: bool = False,
+) -> Opening:
+    """How to begin an exchange in this cloud; ``claim``: a host that nobody has may become ours."""
     with read(context.cloud) as reader:
         cloud_id = reader.value("SELECT id FROM cloud")
-    return Opening(cloud_id, mode, images, lock_timeout_s=LOCK_TIMEOUT_S, kill_at=kill_at)
+    return Opening(
+        cloud_id, mode, images, claim=claim, lock_timeout_s=LOCK_TIMEOUT_S, kill_at=kill_at
+    )
 
 
 def mark_unreachable(context: Context, host_id: str, why: str) -> None:
