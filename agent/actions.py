@@ -1,7 +1,7 @@
 """Actions: what a controller asks of a host beside being what its spec says.
 
-They run side by side, each answered by its own ``result``, until ``bye``. Only ``relay`` has the
-channel for itself, because its bytes carry no name.
+They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` at a time
+may be open: after its result, bytes on the channel are the relay's.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Optional
 
 from agent import layout, prune, purge, waiting
-from agent.channel import Channel
+from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed, fault_of
+from agent.relay import Relay
 from agent.spec import to_plain
 from agent.store import Store
 from agent.system import files, libvirt_conn
@@ -30,42 +31,70 @@ Action = Callable[[Store, Args, Callable[[], None]], Any]
 def serve(channel: Channel, store: Store) -> None:
     """Answer ``act`` messages until ``bye``; ChannelLost when the controller is gone."""
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="action")
+    relay: Optional[Relay] = None
     try:
         while True:
-            message = channel.receive().message
-            if message is not None and message["type"] == "bye":
+            frame = channel.receive()
+            if frame.message is None:
+                if relay is not None:
+                    relay.write(frame.data)
+            elif frame.message["type"] == "bye":
                 return
-            if message is None or message["type"] != "act":
-                raise WireError("expected act or bye")
-            if message.get("name") == "relay":
-                waiting.relay(channel, message)
+            elif frame.message["type"] != "act":
+                raise WireError(f"expected act or bye, got {frame.message['type'][:40]!r}")
+            elif frame.message.get("name") == "relay":
+                relay = _open_relay(channel, frame.message)
             else:
-                pool.submit(_answer, channel, store, message)
+                pool.submit(_answer, channel, store, frame.message)
     finally:
+        if relay is not None:
+            relay.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _open_relay(channel: Channel, message: Args) -> Optional[Relay]:
+    try:
+        relay = Relay(channel, _args(message))
+    except Exception as error:
+        _send_fault(channel, message, error)
+        return None
+    channel.send({"type": "result", "id": message.get("id"), "ok": True, "value": {}})
+    relay.start()
+    return relay
+
+
 def _answer(channel: Channel, store: Store, message: Args) -> None:
-    reply: Args = {"type": "result", "id": message.get("id")}
     try:
         value = _run(store, message, channel.check)
         if len(json.dumps(value)) > MAX_REPLY_BYTES - 4096:
             raise StepFailed(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
-        channel.send({**reply, "ok": True, "value": value})
+        channel.send({"type": "result", "id": message.get("id"), "ok": True, "value": value})
     except Exception as error:
-        if not channel.lost.is_set():
-            channel.send({**reply, "ok": False, "fault": to_plain(fault_of(error))})
+        _send_fault(channel, message, error)
+
+
+def _send_fault(channel: Channel, message: Args, error: Exception) -> None:
+    if isinstance(error, KeyError):
+        error = StepFailed(f"the action {message.get('name')} needs the argument {error}")
+    fault = to_plain(fault_of(error))
+    try:
+        channel.send({"type": "result", "id": message.get("id"), "ok": False, "fault": fault})
+    except ChannelLost:
+        return  # whoever asked is gone; the reader of the channel ends the exchange
 
 
 def _run(store: Store, message: Args, check: Callable[[], None]) -> Any:
     action = _ACTIONS.get(str(message.get("name")))
-    args = message.get("args")
-    if action is None or not isinstance(args, dict):
+    if action is None:
         raise StepFailed(f"unknown action {str(message.get('name'))[:40]!r}")
-    try:
-        return action(store, args, check)
-    except KeyError as error:
-        raise StepFailed(f"the action {message['name']} needs the argument {error}") from None
+    return action(store, _args(message), check)
+
+
+def _args(message: Args) -> Args:
+    args = message.get("args")
+    if not isinstance(args, dict):
+        raise StepFailed("an action has its arguments in args")
+    return args
 
 
 def console_log(store: Store, args: Args, check: Callable[[], None]) -> Args:

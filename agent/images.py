@@ -101,7 +101,7 @@ class Fetcher:
     def _locked(self, image: Image) -> Iterator[None]:
         lock = files.make_folder(self._data / "locks") / f"image-{image.sha256}"
         deadline = time.monotonic() + LOCK_LIMIT_S
-        progress = Progress(self._send, f"waiting for image {image.id}", image.size_bytes)
+        progress = Progress(self._send, image, "waiting for another transfer")
         while True:
             self._check()
             try:
@@ -147,7 +147,7 @@ class Fetcher:
 
     def _write(self, image: Image, file: IO[bytes]) -> None:
         received, digest = 0, hashlib.sha256()
-        progress = Progress(self._send, f"image {image.id}", image.size_bytes)
+        progress = Progress(self._send, image, "receiving")
         source = download.stream(image.url) if image.url is not None else self._push(image)
         with closing(source) as pieces:
             for piece in pieces:
@@ -192,10 +192,10 @@ class Fetcher:
 
 
 class Progress:
-    """Tells how far something is, about twice a second."""
+    """Tells how far an image is, about twice a second, as a ``step`` with bytes."""
 
-    def __init__(self, send: Send, what: str, total_bytes: int) -> None:
-        self._send, self._what, self._total = send, what, total_bytes
+    def __init__(self, send: Send, image: Image, why: str) -> None:
+        self._send, self._image, self._why = send, image, why
         self._told = time.monotonic()
 
     def tell(self, done_bytes: int) -> None:
@@ -206,10 +206,13 @@ class Progress:
         self._told = now
         self._send(
             {
-                "type": "progress",
-                "what": self._what,
+                "type": "step",
+                "kind": "image",
+                "id": self._image.id,
+                "result": "made",
+                "why": self._why,
                 "done_bytes": done_bytes,
-                "total_bytes": self._total,
+                "total_bytes": self._image.size_bytes,
             }
         )
 

@@ -105,6 +105,10 @@ def _bridges_in_use(host: Host, spec: HostSpec, found: ovs.Switch) -> set[str]:
 
 
 def _own_problem(spec: HostSpec, found: ovs.Switch, name: str) -> str:
+    try:
+        texts.token(spec.cloud_id)
+    except texts.BadText as error:
+        return f"the cloud's id: {error}"
     if spec.settings.datapath not in DATAPATHS:
         return f"datapath {spec.settings.datapath!r} is none of {', '.join(DATAPATHS)}"
     bridge = found.bridges.get(name)

@@ -114,8 +114,7 @@ def _names(network: Network, refused: list[Refused]) -> Iterable[str]:
     for name in network.names:
         try:
             hostname = texts.hostname(name.hostname)
-            six = ":" in name.address
-            address = texts.ipv6(name.address) if six else texts.ipv4(name.address)
+            address = texts.ip(name.address)
             full = f"{hostname}.{domain} " if domain else ""
             yield f"{address}\t{full}{hostname}"
         except texts.BadText as error:

@@ -15,12 +15,18 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 MAX_DOMAIN = 253
 """Characters of a domain name in text form (RFC 1035)."""
 
 
 class BadText(ValueError):
     """A text that is not the single token it has to be."""
+
+
+def token(value: str) -> str:
+    """An id that need not be a UUID: letters, digits and hyphens, at most 64."""
+    return _match(_TOKEN, value, "an id")
 
 
 def uuid(value: str) -> str:
@@ -53,6 +59,11 @@ def ipv6(value: str) -> str:
     if "%" in value:
         raise BadText(f"{value!r} names a zone")
     return str(address)
+
+
+def ip(value: str) -> str:
+    """An IPv4 or IPv6 address."""
+    return ipv6(value) if ":" in value else ipv4(value)
 
 
 def network_v4(value: str) -> ipaddress.IPv4Network:

@@ -154,15 +154,15 @@ def _texts_problem(network: Network) -> str:
         for subnet in network.subnets:
             if subnet.dhcp is not None:
                 texts.mac(subnet.dhcp.mac)
-                ipaddress.ip_address(subnet.dhcp.address)
+                texts.ip(subnet.dhcp.address)
         for port in network.remote_ports:
             texts.mac(port.mac)
             texts.ipv4(port.tunnel_address)
             for address in port.addresses:
-                ipaddress.ip_address(address)
+                texts.ip(address)
         for address in network.flood_to:
             texts.ipv4(address)
-    except ValueError as error:
+    except texts.BadText as error:
         return f"network {network.id!r}: {error}"
     return ""
 
@@ -185,8 +185,8 @@ class Topology:
             texts.uuid(port.server_id)
             texts.mac(port.mac)
             for fixed in port.addresses:
-                ipaddress.ip_address(fixed.address)
-        except ValueError as error:
+                texts.ip(fixed.address)
+        except texts.BadText as error:
             return f"port {port.id!r}: {error}"
         return self.problems[port.network_id]
 
