@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import sys
 
-USAGE = "usage: agent serve [DATA_FOLDER] | agent restore [DATA_FOLDER]\n"
+USAGE = "usage: agent [serve|restore] [DATA_FOLDER]\n"
 
 
 def main(argv: list[str]) -> int:
-    """Run the agent; the exit status is 2 for wrong words."""
-    if not 1 <= len(argv) <= 2 or argv[0] not in ("serve", "restore"):
+    """Run the agent (``serve`` when not told); the exit status is 2 for wrong words."""
+    argv = argv or ["serve"]
+    if len(argv) > 2 or argv[0] not in ("serve", "restore"):
         sys.stderr.write(USAGE)
         return 2
     os.umask(0o077)

@@ -20,9 +20,11 @@ class LockHeld(Exception):
 
 
 def make_folder(path: Path, mode: int = 0o700) -> Path:
-    """Make a folder with exactly this mode (and its parents); return it."""
+    """Make a folder with exactly this mode, and its missing parents likewise; return it."""
     if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            make_folder(path.parent, mode)
+        path.mkdir(exist_ok=True)
         path.chmod(mode)
     return path
 
@@ -44,7 +46,9 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
 def create(path: Path, mode: int = 0o600) -> IO[bytes]:
     """Open a new file for writing; an existing one, or a symbolic link, is an OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, mode), "wb")
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, mode)  # whatever the umask says
+    return os.fdopen(descriptor, "wb")
 
 
 def sync(file: IO[bytes]) -> None:

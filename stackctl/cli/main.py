@@ -91,6 +91,7 @@ class FrontDoor(click.Group):
 
 @click.command(
     cls=FrontDoor,
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="stackctl COMMAND --help tells more of a command.",
 )
@@ -103,7 +104,7 @@ def run(group: click.Group, args: list[str]) -> int:
     """Run a command line; whatever goes wrong is told on stderr. Returns the exit status."""
     chosen = Settings(no_color=_no_color())
     try:
-        with group.make_context(PROGRAM, args, obj=chosen) as ctx:
+        with group.make_context(PROGRAM, args or ["--help"], obj=chosen) as ctx:
             ctx.color = False if chosen.no_color else None
             group.invoke(ctx)
         sys.stdout.flush()

@@ -82,7 +82,7 @@ class AgentSession:
         frame = wire.encode_message({"type": "spec", "spec": spec})
         if len(frame) > wire.MAX_JSON_BYTES:
             raise Bug(f"The spec of host {self.name} has {len(frame)} bytes, too many to send.")
-        allowed = set(_SHA256.findall(frame.decode()))
+        allowed = set(_SHA256.findall(frame[5:].decode()))
         self._channel.spec_sent = True
         self._channel.send_raw(frame)
         while True:

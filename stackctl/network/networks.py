@@ -56,32 +56,40 @@ def create_network(context: Context, wanted: NewNetwork) -> Done[Network]:
     UsageError: words that do not go together. Conflict: segment in use or none left.
     QuotaExceeded: the project has its share.
     """
+    name = checked_name("network", wanted.name)
+
+    def work(writer: Writer) -> Network:
+        return add_network(context, writer, wanted)
+
+    done = change_one(context, "create", "network", name, asdict(wanted), work, network_from)
+    _warn_unmapped(context, done.value)
+    return done
+
+
+def add_network(context: Context, writer: Writer, wanted: NewNetwork) -> Network:
+    """Write a new network and its first subnet, for transactions that do more than this."""
     asked = Segment(wanted.type or "", wanted.physical_network, wanted.segmentation_id)
     segment = segments.wanted_type(context.cloud.config, asked)
-    name = checked_name("network", wanted.name)
-    fixed = {
-        "name": name,
+    quota.require(writer, context.project_id, "networks", 1)
+    taken = segments.take_segment(writer, context.cloud.config, segment)
+    row = {
+        "id": new_id(),
+        "project_id": context.project_id,
+        "created_at": now(),
+        "name": checked_name("network", wanted.name),
         "mtu": segments.mtu_for(context.cloud.config, segment.type, wanted.mtu),
         "domain": checked_domain(wanted.domain or context.cloud.config["dns_domain"]),
         "shared": int(wanted.shared),
         "external": int(wanted.external),
         "admin_up": int(wanted.admin_up),
+        **asdict(taken),
     }
-
-    def work(writer: Writer) -> Network:
-        quota.require(writer, context.project_id, "networks", 1)
-        taken = segments.take_segment(writer, context.cloud.config, segment)
-        row = {"id": new_id(), "project_id": context.project_id, "created_at": now()}
-        writer.insert("networks", {**row, **fixed, **asdict(taken)})
-        writer.change.networks.add(str(row["id"]))
-        network = writer.get("networks", str(row["id"]))
-        if wanted.subnet is not None:
-            add_subnet(context, writer, network, wanted.subnet)
-        return network_from(writer, network)
-
-    done = change_one(context, "create", "network", name, asdict(wanted), work, network_from)
-    _warn_unmapped(context, done.value)
-    return done
+    writer.insert("networks", row)
+    writer.change.networks.add(row["id"])
+    network = writer.get("networks", row["id"])
+    if wanted.subnet is not None:
+        add_subnet(context, writer, network, wanted.subnet)
+    return network_from(writer, network)
 
 
 def list_networks(context: Context) -> list[Network]:
@@ -129,14 +137,19 @@ def delete_network(context: Context, word: str) -> Done[Network]:
     def work(writer: Writer) -> Network:
         network = own_network(context, writer, word)
         value = network_from(writer, network)
-        _refuse_in_use(writer, network)
-        for subnet in addresses.subnets_of(writer, network["id"]):
-            drop_subnet(writer, subnet)
-        writer.update("networks", network["id"], deleted_at=now(), version=network["version"] + 1)
-        writer.change.networks.add(network["id"])
+        drop_network(writer, network)
         return value
 
     return change_one(context, "delete", "network", word, {}, work, network_from)
+
+
+def drop_network(writer: Writer, network: Row) -> None:
+    """Delete a network's rows, for transactions that do more than this; Conflict when in use."""
+    _refuse_in_use(writer, network)
+    for subnet in addresses.subnets_of(writer, network["id"]):
+        drop_subnet(writer, subnet)
+    writer.update("networks", network["id"], deleted_at=now(), version=network["version"] + 1)
+    writer.change.networks.add(network["id"])
 
 
 def checked_domain(text: str) -> str:

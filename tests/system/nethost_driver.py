@@ -82,8 +82,13 @@ def run_step(host: Host, step) -> dict:
     if result == "failed":
         host.failed.add((step.kind, step.id))
     return {
-        "kind": step.kind, "id": step.id, "result": result, "why": step.why,
-        "facts": facts, "fault": fault, "version": step.version,
+        "kind": step.kind,
+        "id": step.id,
+        "result": result,
+        "why": step.why,
+        "facts": facts,
+        "fault": fault,
+        "version": step.version,
     }
 
 
@@ -93,8 +98,12 @@ def spawn(*argv: str) -> subprocess.Popen:
 
 def start_vswitchd() -> None:
     global vswitchd
-    vswitchd = spawn("ovs-vswitchd", "unix:/run/openvswitch/db.sock", "-vconsole:off",
-                     "--pidfile=/run/openvswitch/ovs-vswitchd.pid")
+    vswitchd = spawn(
+        "ovs-vswitchd",
+        "unix:/run/openvswitch/db.sock",
+        "-vconsole:off",
+        "--pidfile=/run/openvswitch/ovs-vswitchd.pid",
+    )
     subprocess.run(["ovs-vsctl", "--timeout=20", "show"], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -106,8 +115,13 @@ def boot(folder: Path) -> None:
     subprocess.run(["mount", "--bind", str(resolv), "/etc/resolv.conf"], check=True)
     database = folder / "conf.db"
     subprocess.run(["ovsdb-tool", "create", str(database), SCHEMA], check=True)
-    spawn("ovsdb-server", str(database), "--remote=punix:/run/openvswitch/db.sock",
-          "-vconsole:off", "--pidfile=/run/openvswitch/ovsdb-server.pid")
+    spawn(
+        "ovsdb-server",
+        str(database),
+        "--remote=punix:/run/openvswitch/db.sock",
+        "-vconsole:off",
+        "--pidfile=/run/openvswitch/ovsdb-server.pid",
+    )
     while not Path("/run/openvswitch/db.sock").exists():
         time.sleep(0.01)
     subprocess.run(["ovs-vsctl", "--timeout=20", "--no-wait", "init"], check=True)
