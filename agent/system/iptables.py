@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from agent.system.run import CommandFailed, run
 
 TIMEOUT_S = 20
+_END = "# all of it\nCOMMIT"
 
 Rule = tuple[str, ...]
 """The words of a rule after ``-A``: chain first."""
@@ -32,7 +33,7 @@ def restore(tables: dict[str, Sequence[Sequence[str]]]) -> None:
     """
     lines: list[str] = []
     for table, commands in tables.items():
-        lines += [f"*{table}", *(_line(words) for words in commands), "COMMIT"]
+        lines += [f"*{table}", *(_line(words) for words in commands), _END]
     text = "\n".join(lines) + "\n"
     run(["iptables-restore", "--noflush", "--wait", "10"], timeout_s=TIMEOUT_S, stdin=text)
 

@@ -23,11 +23,6 @@ class Entry:
     help: str
     panel: str
 
-    @property
-    def hidden(self) -> bool:
-        """Started by stackctl itself, not by people."""
-        return not self.panel
-
 
 PANELS = (
     "Servers",
@@ -89,7 +84,6 @@ COMMANDS: dict[str, Entry] = {
     "drift": Entry("operations", "Show what differs on hosts", "Keeping order"),
     "recover": Entry("operations", "Settle interrupted operations", "Keeping order"),
     "events": Entry("operations", "Who did what, where, and why not", "Keeping order"),
-    "operation-run": Entry("operations", "Go on with an operation", ""),
     "lab-up": Entry("lab", "Start a practice fleet on this machine", "Lab"),
     "lab-status": Entry("lab", "Show the practice fleet", "Lab"),
     "lab-down": Entry("lab", "Remove the practice fleet", "Lab"),

@@ -37,7 +37,7 @@ def console_log(context: Context, word: str, max_bytes: int = CONSOLE_LIMIT_BYTE
         host = _host_of(reader.get("hosts", server["host_id"]) if server["host_id"] else None, word)
     arguments = {"server_id": server["id"], "max_bytes": min(max_bytes, CONSOLE_LIMIT_BYTES)}
     with acting_session(context, host) as session:
-        return str(session.act("console-log", arguments))
+        return str(session.act("console-log", arguments)["text"])
 
 
 def wait_for_guests(

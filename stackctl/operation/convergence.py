@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agent.spec import HostSpec
-from stackctl.errors import HostAhead, HostKeyMismatch, StackctlError
+from stackctl.errors import HostUnreachable, StackctlError
 from stackctl.fleet.types import Opening, Session
 from stackctl.identity.context import Context
 from stackctl.operation import exchange as one
@@ -161,7 +161,7 @@ def _remember_error(context: Context, exchange: Exchange) -> None:
     error = exchange.error
     if error is None:
         return
-    if not isinstance(error, (HostAhead, HostKeyMismatch)):
+    if isinstance(error, HostUnreachable):
         one.mark_unreachable(context, exchange.host_id, error.message)
     if exchange.peripheral:
         context.watch.warn(f"{error.message} It learns of this when it is converged next.")

@@ -71,6 +71,8 @@ def observe_host(
 
     def on_reports(reports: list[Report]) -> None:
         for report in reports:
+            if report.result == "unchanged":
+                continue
             why = str(report.facts.get("why", ""))
             if report.fault is not None:
                 why = report.fault.message
