@@ -67,14 +67,10 @@ def add_host(context: Context, new: NewHost) -> Done[Host]:
             f"Host {new.name} is added but disabled: {'; '.join(missing)}. "
             f"Next: stackctl host-prepare {new.name}"
         )
-    return _as_it_is_now(context, done)
-
-
-def _as_it_is_now(context: Context, done: Done[Host]) -> Done[Host]:
-    if not context.dry_run:
-        with read(context.cloud) as reader:
-            done.value = read_host(reader, done.value.id)
-    return done
+    if context.dry_run:
+        return done
+    with read(context.cloud) as reader:
+        return done.with_value(read_host(reader, host_id))
 
 
 def _checked_row(reader: Reader, host_id: str, new: NewHost) -> Row:
