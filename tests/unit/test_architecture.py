@@ -195,7 +195,7 @@ def test_a_contract_breaks_when_it_should(tmp_path, path, line, contract):
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for name in [*re.findall(r'-> (agent\.\w+)"', settings), "agent.resources.base"]:
         (tmp_path / name.replace(".", "/")).with_suffix(".py").touch()
-    for name in ("errors", "killpoint"):
+    for name in ("errors", "killpoint", "names"):
         (tmp_path / f"stackctl/{name}.py").touch()
     (tmp_path / "stackctl/compute/anything.py").touch()
     # What the real tree ignores must be there to be ignored.
