@@ -199,5 +199,5 @@ def _refuse_dhcp(port: Row, verb: str) -> None:
 
 
 def _device_name(reader: Reader, port: Row) -> str:
-    name = reader.value("SELECT name FROM servers WHERE id = ?", port["device_id"])
+    name = port_from(reader, port).server_name
     return f"server {name}" if name else f"{port['device_owner']} {port['device_id']}"
