@@ -94,6 +94,7 @@ COMMANDS: dict[str, Entry] = {
     "events": Entry("operations", "Who did what, where, and why not", "Keeping order"),
     "lab-up": Entry("lab", "Start a practice fleet on this machine", "Lab"),
     "lab-status": Entry("lab", "Show the practice fleet", "Lab"),
+    "lab-image": Entry("lab", "Build a small guest image", "Lab"),
     "lab-down": Entry("lab", "Remove the practice fleet", "Lab"),
     "lab-kill": Entry("lab", "Pull the plug of a host of the practice fleet", "Lab"),
     "lab-start": Entry("lab", "Start a host of the practice fleet again", "Lab"),
