@@ -50,10 +50,11 @@ def converge_host(
 
     def on_reports(reports: list[Report]) -> None:
         killpoint.reached("reports-received")
-        _trace_reports(context, exchange.host_name, reports)
+        _trace_reports(context, exchange.host_name, reports, labels)
         with write(context.cloud) as writer:
             reporter.write(writer, reports)
 
+    labels = _labels(host_spec)
     started = time.monotonic()
     exchange.sent = True
     session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
@@ -178,6 +179,27 @@ def _applied(writer: Writer, host_id: str, serial: int) -> None:
     )
 
 
-def _trace_reports(context: Context, host: str, reports: list[Report]) -> None:
+def _trace_reports(
+    context: Context, host: str, reports: list[Report], labels: dict[str, str]
+) -> None:
     for report in reports:
-        context.watch.trace(f"{report.kind} {report.result}", host, report.id, report.seconds)
+        label = labels.get(report.id, report.id)
+        context.watch.trace(f"{report.kind} {report.result}", host, label, report.seconds)
+
+
+def _labels(host_spec: HostSpec) -> dict[str, str]:
+    """What people call the resources of a spec, by id."""
+    labels = {server.id: server.guest.name for server in host_spec.servers}
+    for disk in host_spec.disks:
+        labels[disk.id] = f"{labels.get(disk.server_id, disk.server_id)} {disk.kind}"
+    tags = {network.id: network.local_vlan for network in host_spec.networks}
+    for port in host_spec.ports:
+        addresses = " ".join(item.address for item in port.addresses)
+        name = labels.get(port.server_id, port.server_id)
+        labels[port.id] = f"{name} {addresses} (local VLAN {tags[port.network_id]})"
+    for network in host_spec.networks:
+        for subnet in network.subnets:
+            labels[subnet.id] = subnet.cidr
+            if subnet.dhcp is not None:
+                labels[subnet.dhcp.port_id] = f"DHCP of {subnet.cidr}"
+    return labels
