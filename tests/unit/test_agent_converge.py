@@ -116,7 +116,11 @@ def test_a_kind_that_cannot_look_is_a_failure_of_that_kind():
 @pytest.mark.parametrize(
     ("error", "message", "command"),
     [
-        (CommandFailed(["qemu-img", "a b"], "exit status 1: no"), "qemu-img: exit", "qemu-img 'a b'"),
+        (
+            CommandFailed(["qemu-img", "a b"], "exit status 1: no"),
+            "qemu-img: exit",
+            "qemu-img 'a b'",
+        ),
         (OSError(28, "No space left on device", "/x"), "No space left on device: /x", ""),
         (ValueError("odd"), "ValueError: odd", ""),
     ],
@@ -204,9 +208,7 @@ def test_a_lost_channel_ends_it_after_the_resource_in_hand():
         if done:
             raise ChannelLost("gone")
 
-    steps = [
-        Step("port", str(n), "made", apply=lambda n=n: done.append(str(n))) for n in range(3)
-    ]
+    steps = [Step("port", str(n), "made", apply=lambda n=n: done.append(str(n))) for n in range(3)]
     with pytest.raises(ChannelLost):
         Run(FakeKind("port", steps), check=check)
     assert done == ["0"]
