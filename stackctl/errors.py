@@ -114,10 +114,6 @@ class PartlyDone(StackctlError):
     exit_status = 40
 
 
-class ChannelLost(HostUnreachable):
-    """A host stopped answering in the middle of an exchange: what is there now is not known."""
-
-
 class Bug(StackctlError):
     """Something that should not happen did."""
 

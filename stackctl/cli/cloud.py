@@ -35,8 +35,7 @@ def version() -> None:
 def completion(shell: str) -> None:
     """Print the completion script of a shell.
 
-    Put it where your shell looks, for example:
-    stackctl completion bash > /etc/bash_completion.d/stackctl
+    Put it where your shell looks, for bash in /etc/bash_completion.d/stackctl.
     """
     from click.shell_completion import get_completion_class
 

@@ -58,7 +58,7 @@ def become(folder: Path) -> None:
     import runpy
 
     sys.path.insert(0, str(folder))
-    sys.argv = [str(folder)]
+    sys.argv = [str(folder), "serve"]
     runpy.run_module("agent", run_name="__main__", alter_sys=True)
 
 

@@ -72,21 +72,22 @@ class Channel:
             self._sending_since = None
             self._send_lock.release()
 
-    def receive(self) -> wire.Frame:
-        """The next frame that is not a ping. An ``error`` message is raised as what it means."""
+    def receive(self, *, pings: bool = False) -> wire.Frame:
+        """The next frame. An ``error`` message is raised as what it means."""
         while True:
             frame = self._read_frame()
-            message = frame.message
-            if message is None:
-                return frame
-            if message["type"] == "error":
-                raise agent_error(self.name, message)
-            if message["type"] != "ping":
+            kind = "bytes" if frame.message is None else frame.message["type"]
+            if frame.message is not None and kind == "error":
+                raise agent_error(self.name, frame.message)
+            if kind != "ping" or pings:
                 return frame
 
     def receive_message(self, *expected: str) -> dict[str, Any]:
-        """The next message; AgentFailed unless its type is one of ``expected``."""
-        message = self.receive().message
+        """The next message; AgentFailed unless its type is one of ``expected``.
+
+        Pings are left out unless expected, too.
+        """
+        message = self.receive(pings="ping" in expected).message
         if message is None or message["type"] not in expected:
             said = "bytes" if message is None else untrusted.line(message["type"], 40)
             raise AgentFailed(

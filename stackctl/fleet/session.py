@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import select
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ from agent.spec import to_plain
 from stackctl.errors import AgentFailed, Bug, NotFound, ResourceFailed, StackctlError
 from stackctl.fleet import untrusted
 from stackctl.fleet.channel import Channel
+from stackctl.fleet.relay import pump
 from stackctl.fleet.starting import Progress, start_agent
 from stackctl.fleet.types import Accepted, Hello, Opening, Target
 
@@ -52,6 +52,9 @@ class AgentSession:
         self._channel = channel
         self._progress = progress
         self._on_step = on_step
+        self._results: dict[str, dict[str, Any]] = {}
+        self._results_changed = threading.Condition()
+        self._somebody_reads = False
 
     def begin(self, target: Target, opening: Opening, image_file: Callable[[str], Path]) -> None:
         """Open the exchange: push the images that the agent lacks, hear its hello."""
@@ -97,20 +100,17 @@ class AgentSession:
     def act(self, name: str, arguments: dict[str, Any], timeout_s: float = 60) -> Any:
         """Have the agent do one action; raises ResourceFailed with its words.
 
-        ``arguments["action_id"]``, where given, makes a repeated action harmless.
+        ``arguments["action_id"]``, where given, makes a repeated action harmless. Several
+        threads may wait for actions of one session at once.
         """
         action_id = self._send_action(name, arguments)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            message = self._channel.receive_message("step", "result", "reports")
-            if message["type"] == "result" and message.get("id") == action_id:
-                return self._result(name, message)
-            if message["type"] == "step":
-                self._on_step(untrusted.mapping(message))
-            if time.monotonic() > deadline:
-                raise AgentFailed(
-                    f"Action {name} on host {self.name} has not ended after {timeout_s:g} s."
-                )
+        message = self._result_of(action_id, time.monotonic() + timeout_s)
+        if message is None:
+            raise AgentFailed(
+                f"{name} on host {self.name} has not ended after {timeout_s:g} s. "
+                "What it does there may still go on."
+            )
+        return self._value(name, message)
 
     def _send_action(self, name: str, arguments: dict[str, Any]) -> str:
         arguments = dict(arguments)
@@ -118,7 +118,34 @@ class AgentSession:
         self._channel.send({"type": "act", "id": action_id, "name": name, "args": arguments})
         return action_id
 
-    def _result(self, name: str, message: dict[str, Any]) -> Any:
+    def _result_of(self, action_id: str, deadline: float) -> dict[str, Any] | None:
+        """The result of an action; whoever waits reads the channel, for all who wait."""
+        while time.monotonic() < deadline:
+            with self._results_changed:
+                if action_id in self._results:
+                    return self._results.pop(action_id)
+                if self._somebody_reads:
+                    self._results_changed.wait(1)
+                    continue
+                self._somebody_reads = True
+            try:
+                message = self._channel.receive_message("step", "result", "ping")
+            finally:
+                with self._results_changed:
+                    self._somebody_reads = False
+                    self._results_changed.notify_all()
+            self._take(message)
+        return None
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "step":
+            self._on_step(untrusted.mapping(message))
+        elif message["type"] == "result":
+            with self._results_changed:
+                self._results[untrusted.line(message.get("id"), 64)] = message
+                self._results_changed.notify_all()
+
+    def _value(self, name: str, message: dict[str, Any]) -> Any:
         if message.get("ok") is True:
             return untrusted.plain(message.get("value"), untrusted.VALUE_LIMIT)
         fault = untrusted.fault(message.get("fault"))
@@ -127,36 +154,12 @@ class AgentSession:
     def relay(self, subnet_id: str, address: str, port: int, from_fd: int, to_fd: int) -> None:
         """Carry bytes between two file descriptors and a TCP port inside a subnet.
 
-        An empty bytes frame is the end of one direction; the action's result is the end of all.
+        Ends when the other side has said all it had to say.
         """
         where = {"subnet_id": subnet_id, "address": address, "port": port}
-        action_id = self._send_action("relay", where)
-        ended = threading.Event()
-        sender = threading.Thread(target=self._pump, args=(from_fd, ended), daemon=True)
-        try:
-            while True:
-                frame = self._channel.receive()
-                message = frame.message
-                if message is None:
-                    _write_all(to_fd, frame.data)
-                elif message["type"] == "relay":
-                    sender.start()
-                elif message["type"] == "result" and message.get("id") == action_id:
-                    self._result("relay", message)
-                    return
-        finally:
-            ended.set()
-
-    def _pump(self, from_fd: int, ended: threading.Event) -> None:
-        poll = select.poll()
-        poll.register(from_fd, select.POLLIN)
-        while not ended.is_set():
-            if not poll.poll(200):
-                continue
-            data = os.read(from_fd, wire.BLOB_CHUNK_BYTES)
-            self._channel.send_bytes(data)
-            if not data:
-                return
+        self._send_action("relay", where)
+        self._value("relay", self._channel.receive_message("result"))
+        pump(self._channel, from_fd, to_fd)
 
     def _send_file(self, sha256: str, image_file: Callable[[str], Path]) -> None:
         """Send an image; one that cannot be read is said to be missing, others go on."""
@@ -250,11 +253,6 @@ def read_hello(name: str, message: dict[str, Any]) -> Hello:
         boot_id=untrusted.line(message.get("boot_id", ""), 64),
         facts={**untrusted.mapping(message.get("facts")), "agent": agent},
     )
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _pieces(file: IO[bytes], size: int) -> Iterator[tuple[int, bytes]]:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stackctl.lab.errors import LabError
 
 TIMEOUT = 30.0
 
 
-def run(argv: Sequence[str], *, text: str = "", timeout: float = TIMEOUT) -> str:
+def run(
+    argv: Sequence[str],
+    *,
+    text: str = "",
+    timeout: float = TIMEOUT,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Run a tool, give it ``text`` on stdin, return its stdout; a failure carries its words."""
     try:
         done = subprocess.run(
-            argv, input=text, text=True, capture_output=True, timeout=timeout, check=False
+            argv,
+            input=text,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError:
         raise LabError(f"{argv[0]} is not installed on this machine.") from None

@@ -52,6 +52,8 @@ LABEL guest
   APPEND {CMDLINE}
 """
 EPOCH = "1700000000"
+CLOCK = {"SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH, "TZ": "UTC"}
+"""What makes the file system tools write the same bytes at any time of day."""
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "etc/shadow": "root:*:19000:0:99999:7:::\n",
@@ -320,9 +322,8 @@ def _make_boot(image: Path, kernel: Kernel, ramdisk: Path) -> None:
     config = image.with_name("syslinux.cfg")
     config.write_text(SYSLINUX)
     for source, name in ((kernel.image, "vmlinuz"), (ramdisk, "ramdisk"), (config, config.name)):
-        os.utime(ramdisk, (int(EPOCH), int(EPOCH)))
-        run(["mcopy", "-i", str(image), str(source), f"::{name}"])
-    run(["syslinux", "--install", str(image)])
+        run(["mcopy", "-i", str(image), str(source), f"::{name}"], environment=CLOCK)
+    run(["syslinux", "--install", str(image)], environment=CLOCK)
 
 
 def _make_root(image: Path, system: Path) -> None:
@@ -331,7 +332,11 @@ def _make_root(image: Path, system: Path) -> None:
     identity = "6d5b1c1e-0d0e-4a3b-9d53-73746b63746c"
     options = ["-E", f"hash_seed={identity},root_owner=0:0", "-O", "^metadata_csum,^64bit"]
     argv = ["mkfs.ext4", "-q", "-L", "guest-root", "-U", identity, "-m", "0", *options]
-    run([*argv, "-d", str(system), str(image)])
+    run([*argv, "-d", str(system), str(image)], environment=CLOCK)
+    # mkfs copies the change times of the files that it reads, which nobody can set beforehand.
+    names = ["/", *(f"/{path.relative_to(system)}" for path in system.rglob("*"))]
+    fields = [f"set_inode_field {n} {t} @{EPOCH}" for n in names for t in ("atime", "ctime")]
+    run(["debugfs", "-w", "-f", "-", str(image)], text="\n".join(fields), environment=CLOCK)
 
 
 def _allocate(image: Path, mib: int) -> None:

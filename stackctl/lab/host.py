@@ -234,6 +234,7 @@ def start(folder: Path, plan: HostPlan, authorized_key: str) -> None:
     """Boot the host; its first boot makes its disk."""
     if not folder.exists():
         make_files(folder, plan)
+    machine.kill(folder)
     authorize(folder, authorized_key)
     network.plug(plan.prefix, plan.wiring)
     machine.start_or_kill(folder, plan.wiring.namespace, boot(folder, plan))

@@ -131,6 +131,7 @@ def start(folder: Path, prefix: str, management_cidr: str) -> None:
     """Boot the internet; its first boot makes its disk."""
     if not folder.exists():
         make_files(folder, prefix, management_cidr)
+    machine.kill(folder)
     wires = wiring(prefix, management_cidr)
     network.plug(prefix, wires)
     machine.start_or_kill(folder, wires.namespace, boot(folder))

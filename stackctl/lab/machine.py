@@ -1,7 +1,8 @@
 """One machine of the lab: a folder with its disk, and a process tree under an init.
 
 The folder holds ``machine.json`` (what to be), ``init.json`` (the init's pid and start time),
-``boot_id``, ``console.log``, ``disk`` and ``layers``.
+``boot_id``, ``ready`` (the boot id of the last complete boot), ``console.log``, ``disk`` and
+``layers``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ ROOT_FOLDERS = (
     "boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys",
     "tmp", "usr", "var/cache", "var/lib", "var/log", "var/spool", "var/tmp",
 )  # fmt: skip
+PACKAGE_FOLDERS = ("var/lib/libvirt/images", "var/lib/openvswitch", "var/lib/misc")
+"""What the packages bring along below /var, where the disk starts empty."""
 LAYERS = ("etc", "usr", "var/lib/dpkg", "var/lib/apt")
 RUN_FOLDERS = ("lock", "openvswitch", "sshd", "sudo", "netns", "libvirt")
 
@@ -68,6 +71,8 @@ def make_disk(folder: Path) -> Path:
             (disk / entry.name).symlink_to(entry.readlink())
     (disk / "var" / "run").symlink_to("/run")
     (disk / "var" / "lock").symlink_to("/run/lock")
+    for name in PACKAGE_FOLDERS:
+        (disk / name).mkdir(parents=True)
     (disk / "root").chmod(0o700)
     (disk / "var" / "tmp").chmod(0o1777)
     for target in LAYERS:
@@ -120,11 +125,13 @@ def start(folder: Path, namespace: str, boot: Boot) -> None:
     _write_config(folder, boot, str(uuid.uuid4()))
     deadline = time.monotonic() + BOOT_SECONDS
     with _launch(folder, namespace) as process:
-        assert process.stdin is not None and process.stdout is not None
+        if process.stdin is None or process.stdout is None:
+            raise LabError("The lab host was started without pipes to it.")
         _expect("made", process.stdout, folder, deadline)
         process.stdin.write(b"go\n")
         process.stdin.flush()
         _expect("ready", process.stdout, folder, deadline)
+    (folder / "ready").write_text(boot_id(folder) or "")
 
 
 def start_or_kill(folder: Path, namespace: str, boot: Boot) -> None:
@@ -184,6 +191,15 @@ def init_pid(folder: Path) -> int | None:
     if record is not None and _start_time(record["pid"]) == record["start_time"]:
         return int(record["pid"])
     return None
+
+
+def is_ready(folder: Path) -> bool:
+    """Whether the machine runs and its boot came to the end."""
+    if init_pid(folder) is None:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / "ready").read_text() == boot_id(folder)
+    return False
 
 
 def boot_id(folder: Path) -> str | None:

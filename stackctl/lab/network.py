@@ -117,10 +117,11 @@ def make_fabric(prefix: str, management_cidr: str) -> None:
     run(["ip", "-n", fabric, "-batch", "-"], text="\n".join(lines))
     run(["ip", "link", "add", link, "type", "veth", "peer", "name", "root", "netns", fabric])
     run(["ip", "-n", fabric, "link", "set", "root", "master", MANAGEMENT, "up"])
-    run(["ip", "addr", "add", f"{host_address(management_cidr, 1)}/24", "dev", link])
     run(["ip", "link", "set", link, "up"])
     _disable_offload(None, link)
     _disable_offload(fabric, "root")
+    # The address comes last: with it the fabric counts as complete.
+    run(["ip", "addr", "add", f"{host_address(management_cidr, 1)}/24", "dev", link])
 
 
 def plug(prefix: str, wiring: Wiring) -> None:

@@ -100,14 +100,14 @@ def _start_all(folder: Path, state: LabState, authorized_key: str, progress: Pro
 
 def _start_internet(folder: Path, state: LabState, progress: Progress) -> None:
     place = _internet_folder(folder)
-    if machine.init_pid(place) is None:
+    if not machine.is_ready(place):
         internet.start(place, state.prefix, state.management_cidr)
         progress("the internet is up")
 
 
 def _start(folder: Path, plan: HostPlan, authorized_key: str, progress: Progress) -> None:
     place = _host_folder(folder, plan)
-    if machine.init_pid(place) is None:
+    if not machine.is_ready(place):
         progress(f"starting {plan.name}")
         host.start(place, plan, authorized_key)
         progress(f"{plan.name} is up at {plan.address}")
@@ -134,7 +134,7 @@ def _load(folder: Path) -> LabState:
 
 
 def _view(folder: Path, state: LabState) -> Lab:
-    running = machine.init_pid(_internet_folder(folder)) is not None
+    running = machine.is_ready(_internet_folder(folder))
     plans = [plan for plan in _plans(state) if _host_folder(folder, plan).exists()]
     return Lab(
         name=folder.name,
@@ -158,7 +158,7 @@ def _view_host(folder: Path, plan: HostPlan) -> LabHost:
         tunnel_address=plan.tunnel_address,
         tunnel_mtu=network.TUNNEL_MTU,
         bridge_nics=dict(PHYSICAL_NETWORKS),
-        running=pid is not None,
+        running=machine.is_ready(folder),
         namespace=plan.wiring.namespace,
         init_pid=pid,
         boot_id=machine.boot_id(folder) if pid is not None else None,

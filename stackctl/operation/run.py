@@ -124,7 +124,12 @@ class Operation:
         return failures
 
     def _concerns(self, failure: Failure) -> bool:
-        """Whether a failed network resource belongs to what this operation changed."""
+        """Whether a failure on a host belongs to what this operation changed.
+
+        Its own servers are left out: what became of them is read from their rows.
+        """
+        if failure.kind == "server":
+            return bool(self.change.hosts) and failure.id not in self.change.servers
         touched = self.change.networks | self.change.ports | self.change.hosts
         return failure.id.split("/")[0] in touched or bool(self.change.hosts)
 

@@ -334,6 +334,7 @@ CREATE TABLE clusters (
   next_index INTEGER NOT NULL DEFAULT 1,
   public_key TEXT NOT NULL,
   private_key_sha256 TEXT NOT NULL REFERENCES blobs(sha256),
+  user_data_sha256 TEXT REFERENCES blobs(sha256),
   created_at TEXT NOT NULL,
   deleted_at TEXT
 ) STRICT;
