@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 RUNTIME = [
-    "click>=8.1,<9",
+    "click>=8.5,<9",
     "fabric>=3.2,<4",
     "paramiko>=3.5,<6",
     "pyroute2>=0.7,<1",
@@ -13,6 +13,7 @@ RUNTIME = [
     "rich>=13,<16",
     "sqlite-utils>=4,<5",
     "tabulate>=0.9,<1",
+    "wcwidth>=0.2,<1",
 ]
 
 setup(

@@ -1,0 +1,122 @@
+"""Actions: what a controller asks of a host beside being what its spec says.
+
+They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` at a time
+may be open: after its result, bytes on the channel are the relay's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Optional
+
+from agent import layout, prune, purge, waiting
+from agent.channel import Channel, ChannelLost
+from agent.faults import StepFailed, fault_of
+from agent.relay import Relay
+from agent.spec import to_plain
+from agent.store import Store
+from agent.system import files, libvirt_conn
+from agent.wire import MAX_REPLY_BYTES, WireError
+
+WORKERS = 16
+MAX_CONSOLE_BYTES = 2 * 1024 * 1024
+"""Console bytes in one reply: JSON may need two for one."""
+
+Args = dict[str, Any]
+Action = Callable[[Store, Args, Callable[[], None]], Any]
+
+
+def serve(channel: Channel, store: Store) -> None:
+    """Answer ``act`` messages until ``bye``; ChannelLost when the controller is gone."""
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="action")
+    relay: Optional[Relay] = None
+    try:
+        while True:
+            frame = channel.receive()
+            if frame.message is None:
+                if relay is not None:
+                    relay.write(frame.data)
+            elif frame.message["type"] == "bye":
+                return
+            elif frame.message["type"] != "act":
+                raise WireError(f"expected act or bye, got {frame.message['type'][:40]!r}")
+            elif frame.message.get("name") == "relay":
+                relay = _open_relay(channel, frame.message)
+            else:
+                pool.submit(_answer, channel, store, frame.message)
+    finally:
+        if relay is not None:
+            relay.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _open_relay(channel: Channel, message: Args) -> Optional[Relay]:
+    try:
+        relay = Relay(channel, _args(message))
+    except Exception as error:
+        _send_fault(channel, message, error)
+        return None
+    channel.send({"type": "result", "id": message.get("id"), "ok": True, "value": {}})
+    relay.start()
+    return relay
+
+
+def _answer(channel: Channel, store: Store, message: Args) -> None:
+    try:
+        value = _run(store, message, channel.check)
+        if len(json.dumps(value)) > MAX_REPLY_BYTES - 4096:
+            raise StepFailed(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
+        channel.send({"type": "result", "id": message.get("id"), "ok": True, "value": value})
+    except Exception as error:
+        _send_fault(channel, message, error)
+
+
+def _send_fault(channel: Channel, message: Args, error: Exception) -> None:
+    if isinstance(error, KeyError):
+        error = StepFailed(f"the action {message.get('name')} needs the argument {error}")
+    fault = to_plain(fault_of(error))
+    try:
+        channel.send({"type": "result", "id": message.get("id"), "ok": False, "fault": fault})
+    except ChannelLost:
+        return  # whoever asked is gone; the reader of the channel ends the exchange
+
+
+def _run(store: Store, message: Args, check: Callable[[], None]) -> Any:
+    action = _ACTIONS.get(str(message.get("name")))
+    if action is None:
+        raise StepFailed(f"unknown action {str(message.get('name'))[:40]!r}")
+    return action(store, _args(message), check)
+
+
+def _args(message: Args) -> Args:
+    args = message.get("args")
+    if not isinstance(args, dict):
+        raise StepFailed("an action has its arguments in args")
+    return args
+
+
+def console_log(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """The end of what a server printed on its serial console: {server_id, max_bytes}."""
+    limit = max(0, min(int(args["max_bytes"]), MAX_CONSOLE_BYTES))
+    path = layout.console_log(store.data, args["server_id"])
+    text = files.tail(path, limit)
+    if len(text) < limit:
+        # virtlogd starts a new file when one is full; the one before has the rest.
+        text = files.tail(path.with_name(f"{path.name}.0"), limit - len(text)) + text
+    return {"text": text.decode(errors="replace")}
+
+
+def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """The XML of a server's domain as it runs: {server_id}."""
+    return {"xml": libvirt_conn.live_xml(layout.checked(args["server_id"]))}
+
+
+_ACTIONS: dict[str, Action] = {
+    "console-log": console_log,
+    "domain-xml": domain_xml,
+    "wait-guest": waiting.wait_guest,
+    "prune-images": prune.prune_images,
+    "purge": purge.purge,
+}

@@ -1,0 +1,81 @@
+"""Where things lie in a host's data folder.
+
+File names are ids and hashes that the controller made, never names that a user chose; whatever
+else arrives here is refused, so no spec can lead outside the folder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_NAME = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class UnsafeName(ValueError):
+    """An id that cannot be part of a file name."""
+
+
+def checked(name: str) -> str:
+    """``name`` itself, when it is an id that may be part of a file name."""
+    if not _NAME.fullmatch(name):
+        raise UnsafeName(f"not an id: {name[:80]!r}")
+    return name
+
+
+def checked_hash(sha256: str) -> str:
+    """``sha256`` itself, when it is the lower-case hex form of a SHA-256."""
+    if not _SHA256.fullmatch(sha256):
+        raise UnsafeName(f"not a SHA-256: {sha256[:80]!r}")
+    return sha256
+
+
+def images(data: Path) -> Path:
+    """The folder of cached images, each a read-only file named by its SHA-256."""
+    return data / "images"
+
+
+def image(data: Path, sha256: str) -> Path:
+    """The cached image with this hash."""
+    return images(data) / checked_hash(sha256)
+
+
+def disks(data: Path) -> Path:
+    """The folder of all disks."""
+    return data / "disks"
+
+
+def disk(data: Path, disk_id: str, disk_format: str) -> Path:
+    """The file of one incarnation of a disk."""
+    return disks(data) / f"{checked(disk_id)}.{checked(disk_format)}"
+
+
+def drives(data: Path) -> Path:
+    """The folder of config drives."""
+    return data / "drives"
+
+
+def drive(data: Path, server_id: str) -> Path:
+    """The config drive of a server."""
+    return drives(data) / f"{checked(server_id)}.iso"
+
+
+def server(data: Path, server_id: str) -> Path:
+    """The folder of a server's console log and boot files."""
+    return data / "servers" / checked(server_id)
+
+
+def console_log(data: Path, server_id: str) -> Path:
+    """What a server printed on its serial console."""
+    return server(data, server_id) / "console.log"
+
+
+def leases(data: Path, subnet_id: str) -> Path:
+    """The lease file of a subnet's dnsmasq."""
+    return data / "dhcp" / checked(subnet_id) / "leases"
+
+
+def dhcp_namespace(subnet_id: str) -> str:
+    """The network namespace of a subnet's DHCP server."""
+    return f"qdhcp-{checked(subnet_id)}"

@@ -1,0 +1,311 @@
+"""DHCP and DNS: one dnsmasq per subnet, in a namespace of its own, for this host's ports alone.
+
+``data/dhcp/<subnet id>/`` holds its files; that folder is also the record that the namespace
+``qdhcp-<subnet id>`` is ours. ``leases`` is dnsmasq's own: an address stands there when, and only
+when, its guest has got it. dnsmasq is reloaded where reloading does, and restarted only when its
+configuration, its device or its namespace is another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Optional
+
+from agent.resources import dnsmasq_files, legs, switch, topology
+from agent.resources.base import Facts, Host, Step
+from agent.resources.dnsmasq_files import Files
+from agent.resources.topology import DhcpServer, Topology
+from agent.spec import HostSpec
+from agent.system import dnsmasq, links, netns, public_files
+from agent.system.run import CommandFailed
+from agent.wire import Fault
+
+_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+class Dhcp:
+    """The kind ``dhcp``; ids are those of subnets, and ``dns-legs`` for what they share."""
+
+    name = "dhcp"
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Servers of subnets that have no port here any more."""
+        wanted = {server.subnet.id for server in Topology(spec).servers}
+        folder = host.data / "dhcp"
+        present = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        for subnet_id in present:
+            if subnet_id not in wanted:
+                apply = partial(_remove, host, spec, subnet_id)
+                why = "no port here lies on this subnet"
+                yield Step(self.name, subnet_id, "removed", why=why, apply=apply)
+        if present and not wanted and legs.nat_is_there(spec):
+            apply_nat = partial(legs.remove_nat, spec)
+            why = "no name server here needs it"
+            yield Step(self.name, legs.STEP, "removed", why=why, apply=apply_nat)
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Servers to start, reload or set right."""
+        known = Topology(spec)
+        resolvers = dnsmasq.host_resolvers()
+        if known.servers:
+            yield legs.nat_step(spec, self.name)
+        for server in known.servers:
+            problem = known.dhcp_problem(server) or _foreign(host, spec, server)
+            if problem:
+                yield switch.failed(self.name, server.subnet.id, server.subnet.version, problem)
+                continue
+            yield from self._server(Server(host, spec, server, resolvers))
+
+    def _server(self, server: Server) -> Iterable[Step]:
+        subnet = server.wanted.subnet
+        for refused in server.files.refused:
+            fault = Fault(f"not given out by DHCP or DNS: {refused.reason}")
+            yield Step(
+                self.name, refused.id, "failed", refused.version, refused.reason, fault=fault
+            )
+        why = server.difference()
+        if not why:
+            facts = server.facts()
+            yield Step(self.name, subnet.id, "unchanged", subnet.version, facts=facts)
+            return
+        result = "changed" if server.folder.is_dir() else "made"
+        yield Step(self.name, subnet.id, result, subnet.version, why, server.apply)
+
+
+KIND = Dhcp()
+
+
+def _foreign(host: Host, spec: HostSpec, server: DhcpServer) -> str:
+    """Why this server cannot be run: what it needs is missing, or somebody else's."""
+    if ("port", server.port_id) in host.failed:
+        return f"its port {server.device} is not usable"
+    recorded = (host.data / "dhcp" / server.subnet.id).is_dir()
+    if not recorded and netns.identity(server.netns) is not None and not _is_inside(server):
+        return (
+            f"a namespace {server.netns} that stackctl did not make is on this host; remove "
+            f"it ('ip netns delete {server.netns}') and converge again"
+        )
+    return legs.problem(host, spec, server.subnet)
+
+
+def _is_inside(server: DhcpServer) -> bool:
+    return netns.inside(server.netns, partial(links.configured, server.device)) is not None
+
+
+@dataclass
+class Running:
+    """What is known about the dnsmasq that was started last."""
+
+    pid: int = 0
+    started_at: str = ""
+    conf: str = ""
+    index: int = 0
+
+
+class Server:
+    """One subnet's server: what it should be, what it is, and how to get from one to the other."""
+
+    def __init__(
+        self, host: Host, spec: HostSpec, wanted: DhcpServer, resolvers: tuple[str, ...]
+    ) -> None:
+        self.host = host
+        self.spec = spec
+        self.wanted = wanted
+        self.folder = host.data / "dhcp" / wanted.subnet.id
+        self.files: Files = dnsmasq_files.compile_files(
+            wanted, str(self.folder), dnsmasq.account(), resolvers
+        )
+
+    # --- what is there ---
+
+    def difference(self) -> str:
+        """What is not as it should be, in words; empty when all is."""
+        if netns.identity(self.wanted.netns) is None:
+            return f"there is no namespace {self.wanted.netns}"
+        return (
+            self._device_difference()
+            or legs.difference(self.spec, self.wanted.subnet, self.wanted.netns)
+            or self._files_difference()
+            or self._process_difference()
+            or self._lease_difference()
+        )
+
+    def _device_difference(self) -> str:
+        device = self.wanted.device
+        found, forwards = netns.inside(self.wanted.netns, partial(_look_inside, device))
+        if found is None:
+            return f"{device} is not in {self.wanted.netns}"
+        if forwards:
+            return f"{self.wanted.netns} forwards"
+        for name, value in self._configuration().items():
+            if getattr(found, name) != value:
+                return f"{name} of {device} is {getattr(found, name)}, should be {value}"
+        return ""
+
+    def _configuration(self) -> dict[str, Any]:
+        prefix = self.wanted.subnet.cidr.partition("/")[2]
+        return {
+            "mac": self.wanted.mac,
+            "mtu": self.wanted.network.mtu,
+            "address": f"{self.wanted.address}/{prefix}",
+            "up": True,
+            "tx_checksum": False,
+        }
+
+    def _files_difference(self) -> str:
+        for name, text in self._texts().items():
+            if public_files.read(self.folder / name) != text:
+                return f"{name} is not as it should be"
+        if self._pending.exists():
+            return "an earlier reload was not finished"
+        return ""
+
+    def _texts(self) -> dict[str, str]:
+        return {"conf": self.files.conf, **self.files.reloaded}
+
+    def _process_difference(self) -> str:
+        running = self._running()
+        if running is None:
+            return "dnsmasq is not running"
+        if running.conf != _digest(self.files.conf):
+            return "dnsmasq runs with an older configuration"
+        if running.index != self._index():
+            return f"dnsmasq listens on a {self.wanted.device} that is gone"
+        if netns.of_process(running.pid) != netns.identity(self.wanted.netns):
+            return "dnsmasq runs in another namespace"
+        return ""
+
+    def _running(self) -> Optional[Running]:
+        try:
+            found = Running(**json.loads((self.folder / "running").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        alive = dnsmasq.is_running(found.pid, self.folder / "conf")
+        return found if alive and dnsmasq.started_at(found.pid) == found.started_at else None
+
+    def _index(self) -> int:
+        found = netns.inside(self.wanted.netns, partial(links.configured, self.wanted.device))
+        return found.index if found is not None else 0
+
+    def _lease_difference(self) -> str:
+        stale = self._stale_leases()
+        return f"{stale[0].address} is leased to {stale[0].mac}, which is not here" if stale else ""
+
+    def _stale_leases(self) -> list[dnsmasq.Lease]:
+        """Leases of ports that left: they keep an address from its next port."""
+        subnet_id = self.wanted.subnet.id
+        ours = {
+            (port.mac, fixed.address)
+            for port in self.wanted.ports
+            for fixed in port.addresses
+            if fixed.subnet_id == subnet_id
+        }
+        found = dnsmasq.leases(self.folder / "leases")
+        return [lease for lease in found if (lease.mac, lease.address) not in ours]
+
+    def facts(self) -> Facts:
+        """Where it answers."""
+        return {"address": self.wanted.address, "namespace": self.wanted.netns}
+
+    # --- making it so ---
+
+    @property
+    def _pending(self) -> Path:
+        return switch.pending_file(self.host, f"dhcp-{self.wanted.subnet.id}")
+
+    def apply(self) -> Facts:
+        """Set right whatever differs, from the namespace up to the leases."""
+        public_files.make_public(self.host.data, self.folder)
+        self._set_up_namespace()
+        if legs.difference(self.spec, self.wanted.subnet, self.wanted.netns):
+            legs.make(self.host, self.spec, self.wanted.subnet, self.wanted.netns)
+        # The mark outlives a death between writing files and dnsmasq's having read them.
+        with switch.pending(self.host, self._pending.name):
+            self._write_files()
+            if self._process_difference():
+                self._restart()
+            else:
+                self._reload()
+        for lease in self._stale_leases():
+            self._end(lease)
+        return self.facts()
+
+    def _set_up_namespace(self) -> None:
+        namespace, device = self.wanted.netns, self.wanted.device
+        netns.make(namespace)
+        netns.inside(namespace, _close_namespace)
+        if links.exists(device):
+            links.move(device, namespace)
+        if self._device_difference():
+            wanted = self._configuration()
+            work = partial(_set_up_device, device, wanted["address"], wanted["mac"], wanted["mtu"])
+            netns.inside(namespace, work)
+
+    def _write_files(self) -> None:
+        for name, text in self._texts().items():
+            if public_files.read(self.folder / name) != text:
+                public_files.write(self.folder / name, text)
+
+    def _restart(self) -> None:
+        conf = self.folder / "conf"
+        dnsmasq.stop(conf)
+        dnsmasq.start(self.wanted.netns, conf)
+        pid = dnsmasq.pid_of(self.folder / "pid")
+        if pid is None:
+            raise CommandFailed(("dnsmasq", str(conf)), "it started but wrote no pid file")
+        running = Running(pid, dnsmasq.started_at(pid), _digest(self.files.conf), self._index())
+        public_files.write(self.folder / "running", json.dumps(vars(running)))
+
+    def _reload(self) -> None:
+        running = self._running()
+        if running is not None:
+            dnsmasq.reload(running.pid)
+
+    def _end(self, lease: dnsmasq.Lease) -> None:
+        file = self.folder / "leases"
+        wanted = self.wanted
+        if dnsmasq.release(wanted.netns, wanted.device, wanted.address, lease, file):
+            return
+        # It holds leases in memory: what it does not let go, it must not read again.
+        dnsmasq.stop(self.folder / "conf")
+        text = public_files.read(file) or ""
+        kept = [line for line in text.splitlines() if lease.address not in line.split()]
+        public_files.write(file, "".join(f"{line}\n" for line in kept))
+        self._restart()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _look_inside(device: str) -> tuple[Optional[links.Configured], bool]:
+    return links.configured(device), _FORWARDING.read_text().strip() != "0"
+
+
+def _close_namespace() -> None:
+    """A namespace inherits the host's settings; this one forwards nothing and has no IPv6."""
+    _FORWARDING.write_text("0")
+    links.ipv6_off("default")
+    links.ipv6_off("all")
+
+
+def _set_up_device(device: str, address: str, mac: str, mtu: int) -> None:
+    links.tx_checksum_off(device)
+    links.configure(device, address, mac, mtu)
+
+
+def _remove(host: Host, spec: HostSpec, subnet_id: str) -> None:
+    """Stop a server and take its namespace away; the folder goes last: it is the record."""
+    folder = host.data / "dhcp" / subnet_id
+    dnsmasq.stop(folder / "conf")
+    keep = {server.subnet.id for server in Topology(spec).servers}
+    for device in legs.leftovers(spec, keep):
+        links.delete(device)
+    netns.delete(topology.dhcp_netns(subnet_id))
+    switch.pending_file(host, f"dhcp-{subnet_id}").unlink(missing_ok=True)
+    public_files.remove_tree(folder)

@@ -1,0 +1,143 @@
+"""Disks: made once, while their row says ``build``; never made again, never removed unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+from agent import images, killpoint, layout
+from agent.faults import StepFailed
+from agent.resources.base import Host, Step
+from agent.spec import Disk, HostSpec, Server, Tombstone
+from agent.system import files, qemu_img
+from agent.system.qemu_img import ImageFile
+from agent.wire import Fault
+
+FORMATS = ("qcow2", "raw")
+
+
+class DiskKind:
+    """Files in the disks folder, named by the id of one incarnation and its format."""
+
+    name = "disk"
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterator[Step]:
+        """Disks with a tombstone; one that is wanted again stays."""
+        wanted = {disk.id for disk in spec.disks}
+        for tombstone in spec.tombstones:
+            if tombstone.kind == self.name and tombstone.id not in wanted:
+                yield self._removal(host, tombstone)
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterator[Step]:
+        """Disks to build, disks that are missing, and files that no row explains."""
+        servers = {server.id: server for server in spec.servers}
+        for disk in spec.disks:
+            yield self._wanted(host, spec, disk, servers.get(disk.server_id))
+        known = {disk.id for disk in spec.disks} | {
+            tombstone.id for tombstone in spec.tombstones if tombstone.kind == self.name
+        }
+        for disk_id, path in _present(host.data):
+            if disk_id not in known:
+                yield Step(self.name, disk_id, "orphan", facts={"file": path.name})
+
+    def _removal(self, host: Host, tombstone: Tombstone) -> Step:
+        paths = [
+            path
+            for disk_format in FORMATS
+            for path in _with_part(layout.disk(host.data, tombstone.id, disk_format))
+            if path.exists()
+        ]
+
+        def remove() -> None:
+            for path in paths:
+                files.remove(path)
+
+        return Step(
+            self.name,
+            tombstone.id,
+            "removed",
+            tombstone.version,
+            why="deleted" if paths else "already absent",
+            apply=remove if paths else None,
+        )
+
+    def _wanted(self, host: Host, spec: HostSpec, disk: Disk, server: Optional[Server]) -> Step:
+        path = layout.disk(host.data, disk.id, disk.format)
+        if path.exists():
+            return self._step(disk, "unchanged")
+        if server is not None and (server.held or server.moving):
+            return self._step(disk, "held" if server.held else "busy")
+        if not disk.build:
+            return self._step(
+                disk, "failed", Fault(f"disk {disk.id} of server {disk.server_id} is missing")
+            )
+        if disk.image_id is not None and ("image", disk.image_id) in host.failed:
+            return self._step(disk, "failed", Fault(f"not tried: image {disk.image_id} failed"))
+
+        def make() -> None:
+            build(host.data, spec, disk)
+
+        why = "not built yet"
+        return Step(self.name, disk.id, "made", disk.version, why=why, apply=make, parallel=True)
+
+    def _step(self, disk: Disk, result: str, fault: Optional[Fault] = None) -> Step:
+        return Step(self.name, disk.id, result, disk.version, fault=fault)
+
+
+def build(data: Path, spec: HostSpec, disk: Disk) -> None:
+    """Make the file of a disk, complete or not at all."""
+    files.make_folder(layout.disks(data), 0o711)
+    path = layout.disk(data, disk.id, disk.format)
+    part = ImageFile(_with_part(path)[1], disk.format)
+    part.path.unlink(missing_ok=True)
+    try:
+        _fill(part, base_of(data, spec, disk), disk)
+        part.path.chmod(0o600)
+        files.sync_path(part.path)
+        killpoint.reached(f"disk {disk.id} written")
+        files.publish(part.path, path)
+    finally:
+        part.path.unlink(missing_ok=True)
+
+
+def base_of(data: Path, spec: HostSpec, disk: Disk) -> Optional[ImageFile]:
+    """The cached image that a disk is made from; StepFailed when it does not fit."""
+    if disk.image_id is None:
+        return None
+    image = next((image for image in spec.images if image.id == disk.image_id), None)
+    if image is None:
+        raise StepFailed(
+            f"disk {disk.id} needs image {disk.image_id}, which the spec does not have"
+        )
+    sidecar = images.cached(data, image.sha256)
+    if sidecar is None:
+        raise StepFailed(f"image {image.id} is not in the cache any more")
+    if sidecar.virtual_size_bytes > disk.size_bytes:
+        raise StepFailed(
+            f"disk {disk.id} has {disk.size_bytes} bytes; "
+            f"its image needs {sidecar.virtual_size_bytes}"
+        )
+    return ImageFile(layout.image(data, image.sha256), sidecar.format)
+
+
+def _fill(part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:
+    if base is None or disk.format == "qcow2":
+        qemu_img.create(part, disk.size_bytes, base)
+    else:
+        qemu_img.copy(base, part)
+        qemu_img.resize(part, disk.size_bytes)
+
+
+def _with_part(path: Path) -> tuple[Path, Path]:
+    return path, path.with_name(f".{path.name}.part")
+
+
+def _present(data: Path) -> Iterator[tuple[str, Path]]:
+    folder = layout.disks(data)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.name.startswith("."):
+            yield path.stem, path
+
+
+KIND = DiskKind()

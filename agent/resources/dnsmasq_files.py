@@ -1,0 +1,187 @@
+"""The files of a subnet's dnsmasq, as text. Pure.
+
+``conf`` holds numbers, addresses and paths of ours; changing it takes a restart. What users have
+named goes into ``hosts``, ``names``, ``options`` and ``servers``, which dnsmasq reads again on
+SIGHUP. A text that is not one clean token is left out and named in ``refused``: a line of these
+files is one entry, whatever anybody calls a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from agent.resources import texts
+from agent.resources.topology import DhcpServer
+from agent.spec import Network, Port, Subnet
+
+LEASE_SECONDS = 86400
+UPSTREAM = "upstream"
+"""The device in the namespace through which queries for other names leave."""
+
+RELOADED = ("hosts", "names", "options", "servers")
+"""Files that dnsmasq reads again on SIGHUP."""
+
+_GATEWAY, _RESOLVER = "gateway", "resolver"
+"""Tags of the ports that get a default route, and of those that get a name server."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A text that was left out: which port (or subnet) it belongs to, and what is wrong."""
+
+    id: str
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """Contents by file name, and what could not be taken into them."""
+
+    conf: str
+    reloaded: dict[str, str]
+    refused: tuple[Refused, ...]
+
+
+def compile_files(server: DhcpServer, folder: str, user: str, resolvers: tuple[str, ...]) -> Files:
+    """All files of one DHCP server; ``resolvers`` are the host's own name servers."""
+    refused: list[Refused] = []
+    reloaded = {
+        "hosts": _lines(_hosts(server, refused)),
+        "names": _lines(_names(server.network, refused)),
+        "options": _lines(_options(server, refused)),
+        "servers": _lines(_servers(server.subnet, resolvers, refused)),
+    }
+    return Files(_conf(server, folder, user), reloaded, tuple(refused))
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _conf(server: DhcpServer, folder: str, user: str) -> str:
+    net = texts.network_v4(server.subnet.cidr)
+    return _lines(
+        [
+            f"interface={server.device}",
+            "except-interface=lo",
+            "bind-dynamic",
+            "no-hosts",
+            "no-resolv",
+            "no-poll",
+            "domain-needed",
+            f"user={user}",
+            f"pid-file={folder}/pid",
+            f"dhcp-leasefile={folder}/leases",
+            f"dhcp-hostsfile={folder}/hosts",
+            f"dhcp-optsfile={folder}/options",
+            f"addn-hosts={folder}/names",
+            f"servers-file={folder}/servers",
+            f"dhcp-range={net.network_address},static,{net.netmask},{LEASE_SECONDS}",
+            "dhcp-lease-max=65536",
+            # Other hosts' guests and strangers are not ours to answer; names that guests claim
+            # for themselves are not believed; a guest of ours may renew what we do not remember.
+            "dhcp-ignore=tag:!known",
+            "dhcp-ignore-names",
+            "dhcp-authoritative",
+            # Forced: many clients do not ask for it, and full-size frames would then be lost.
+            f"dhcp-option-force=option:mtu,{server.network.mtu}",
+        ]
+    )
+
+
+def _hosts(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
+    for port in server.ports:
+        try:
+            yield _host(server.subnet, port)
+        except texts.BadText as error:
+            refused.append(Refused(port.id, port.version, str(error)))
+
+
+def _host(subnet: Subnet, port: Port) -> str:
+    """One port: its MAC, tags, address and name."""
+    home = next(fixed for fixed in port.addresses if fixed.subnet_id == subnet.id)
+    tags = [f"set:{_GATEWAY}"] if port.gives_default_route else []
+    tags += [f"set:{_RESOLVER}"] if port.gives_name_server else []
+    words = [texts.mac(port.mac), *tags, texts.ipv4(home.address), texts.hostname(port.hostname)]
+    return ",".join(words)
+
+
+def _names(network: Network, refused: list[Refused]) -> Iterable[str]:
+    """Every name of the network: full form first, since that is what reverse lookups give."""
+    domain = _checked(texts.domain, network.domain, network, refused) if network.domain else ""
+    for name in network.names:
+        try:
+            hostname = texts.hostname(name.hostname)
+            address = texts.ip(name.address)
+            full = f"{hostname}.{domain} " if domain else ""
+            yield f"{address}\t{full}{hostname}"
+        except texts.BadText as error:
+            refused.append(Refused(network.id, network.version, str(error)))
+
+
+def _checked(
+    check: Callable[[str], str], value: str, owner: Network, refused: list[Refused]
+) -> str:
+    try:
+        return check(value)
+    except texts.BadText as error:
+        refused.append(Refused(owner.id, owner.version, str(error)))
+        return ""
+
+
+def _options(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
+    """Options by tag; the empty ones keep dnsmasq from offering itself to the rest."""
+    subnet, network = server.subnet, server.network
+    yield "option:router"
+    yield "option:dns-server"
+    if network.domain and _is_good(texts.domain, network.domain):
+        yield f"option:domain-name,{network.domain}"
+        yield f"option:domain-search,{network.domain}"
+    yield f"tag:{_RESOLVER},option:dns-server,{server.address}"
+    try:
+        gateway = texts.ipv4(subnet.gateway) if subnet.gateway is not None else ""
+        routes = [
+            f"{texts.network_v4(route.destination)},{texts.ipv4(route.nexthop)}"
+            for route in subnet.host_routes
+        ]
+    except texts.BadText as error:
+        refused.append(Refused(subnet.id, subnet.version, str(error)))
+        return
+    if gateway:
+        yield f"tag:{_GATEWAY},option:router,{gateway}"
+    yield from _static_routes(routes, gateway)
+
+
+def _is_good(check: Callable[[str], str], value: str) -> bool:
+    try:
+        check(value)
+    except texts.BadText:
+        return False
+    return True
+
+
+def _static_routes(routes: list[str], gateway: str) -> Iterable[str]:
+    """Routes as option 121, and 249 for Windows.
+
+    A client that takes these ignores the router option (RFC 3442), so the default route stands
+    among them.
+    """
+    if not routes:
+        return
+    with_default = [*routes, f"0.0.0.0/0,{gateway}"] if gateway else routes
+    for option in ("option:classless-static-route", "249"):
+        yield f"tag:{_GATEWAY},{option},{','.join(with_default)}"
+        yield f"tag:!{_GATEWAY},{option},{','.join(routes)}"
+
+
+def _servers(subnet: Subnet, resolvers: tuple[str, ...], refused: list[Refused]) -> Iterable[str]:
+    """Where queries for other names go: always by the host-local leg, never into the subnet."""
+    for address in subnet.dns_nameservers or resolvers:
+        if ":" in address and _is_good(texts.ipv6, address):
+            continue  # the leg is IPv4
+        try:
+            yield f"server={texts.ipv4(address)}@{UPSTREAM}"
+        except texts.BadText as error:
+            refused.append(Refused(subnet.id, subnet.version, str(error)))

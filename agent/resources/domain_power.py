@@ -1,0 +1,107 @@
+"""Power: deciding what a command means for a domain as it is, and obeying it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from agent.faults import StepFailed
+from agent.resources.domain_xml import MARK_KEY, MARK_URI, Mark, mark_xml
+from agent.spec import Power
+from agent.system import files, libvirt_conn
+from agent.system.libvirt_conn import NAME_PREFIX, LibvirtError
+
+QEMU_LOGS = Path("/var/log/libvirt/qemu")
+LOG_LINES = 20
+POLL_S = 0.2
+ASK_AGAIN_S = 10.0
+ACTIONS = ("start", "stop", "reboot", "reboot-hard")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to do: stop (with ``grace_s`` seconds for the guest), then start.
+
+    ``obeyed_serial`` goes into the mark afterwards; None when nothing was commanded.
+    """
+
+    stops: bool = False
+    grace_s: float = 0
+    starts: bool = False
+    obeyed_serial: Optional[int] = None
+    why: str = ""
+
+
+def command(power: Power, *, served: Optional[int], runs: bool, host_rebooted: bool) -> Command:
+    """The command for a domain that has obeyed serial ``served`` (None: there is no domain).
+
+    ``host_rebooted`` starts again what was to run before the host went down.
+    """
+    if power.action not in ACTIONS:
+        raise StepFailed(f"unknown power action {power.action[:40]!r}")
+    if served is None or power.serial > served:
+        return _commanded(power, runs)
+    if host_rebooted and not runs and power.action != "stop":
+        return Command(starts=True, why="the host was rebooted")
+    return Command()
+
+
+def _commanded(power: Power, runs: bool) -> Command:
+    why = f"power command {power.serial}: {power.action}"
+    if power.action == "stop":
+        return Command(runs, power.timeout_s, False, power.serial, why)
+    if power.action == "start":
+        return Command(False, 0, not runs, power.serial, why)
+    grace_s = power.timeout_s if power.action == "reboot" else 0
+    return Command(runs, grace_s, True, power.serial, why)
+
+
+def stop(domain_id: str, grace_s: float) -> None:
+    """Have the guest shut down within ``grace_s`` seconds, or switch it off."""
+    deadline = time.monotonic() + grace_s
+    asked = 0.0
+    while time.monotonic() < deadline:
+        if not _is_on(domain_id):
+            return
+        if time.monotonic() - asked >= ASK_AGAIN_S:
+            asked = time.monotonic()
+            _ask(domain_id)
+        time.sleep(POLL_S)
+    libvirt_conn.destroy(domain_id)
+
+
+def start(domain_id: str) -> None:
+    """Start a domain; StepFailed with qemu's last words when its process does not live."""
+    if _is_on(domain_id):
+        return
+    try:
+        libvirt_conn.start(domain_id)
+    except LibvirtError as error:
+        raise StepFailed(str(error), detail=log_tail(domain_id)) from None
+    if not _is_on(domain_id):
+        raise StepFailed("qemu ended as soon as it was started", detail=log_tail(domain_id))
+
+
+def remember(mark: Mark) -> None:
+    """Write into the domain's mark that a power command was obeyed."""
+    libvirt_conn.set_metadata(mark.server_id, mark_xml(mark), MARK_KEY, MARK_URI)
+
+
+def log_tail(domain_id: str) -> str:
+    """The last lines of qemu's log for a domain."""
+    text = files.tail(QEMU_LOGS / f"{NAME_PREFIX}{domain_id}.log", 16384)
+    return "\n".join(text.decode(errors="replace").splitlines()[-LOG_LINES:])
+
+
+def _ask(domain_id: str) -> None:
+    try:
+        libvirt_conn.shutdown(domain_id)
+    except LibvirtError:
+        # A paused guest cannot be asked, one that just went off need not be: the deadline decides.
+        return
+
+
+def _is_on(domain_id: str) -> bool:
+    return libvirt_conn.state(domain_id) in ("RUNNING", "PAUSED", "SUSPENDED")

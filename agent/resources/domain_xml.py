@@ -1,0 +1,338 @@
+"""The pure half of domains: what libvirt is told about a server, and what it says of one.
+
+XML is built as a tree, so that no text of a user can become structure, and it leaves libvirt and
+qemu nothing to probe: formats, backing chains and machine types are all stated.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Optional
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from agent.spec import digest
+
+COMPILER = 1
+"""Raised when the XML made from the same inputs changes: domains are then redefined."""
+
+MARK_URI = "urn:stackctl:server:1"
+MARK_KEY = "stackctl"
+DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
+NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139")
+
+_MACHINE = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
+_CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CPU_MODES = ("host-model", "host-passthrough", "maximum")
+_UNSAFE_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_OFFLOADS = {
+    "host": ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf"),
+    "guest": ("csum", "tso4", "tso6", "ecn", "ufo"),
+}
+
+ElementTree.register_namespace(MARK_KEY, MARK_URI)
+
+
+class UnsafeText(ValueError):
+    """A value that XML or libvirt cannot carry as it is."""
+
+
+@dataclass(frozen=True)
+class DiskInput:
+    """A disk file with its format, the image under it, and the serial that the guest sees."""
+
+    path: str
+    format: str
+    serial: str
+    base_path: Optional[str] = None
+    base_format: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class NicInput:
+    """A NIC: its MAC, the tap device that is there for it, and the MTU of its network."""
+
+    mac: str
+    tap: str
+    mtu: int
+
+
+@dataclass(frozen=True)
+class BootInput:
+    """Files of a kernel and a ramdisk, booted directly."""
+
+    kernel: str
+    ramdisk: Optional[str]
+    command_line: str
+
+
+@dataclass(frozen=True)
+class DomainInput:
+    """Everything that shapes a domain's XML, its mark excepted.
+
+    ``offload`` is off on hosts whose datapath cannot do checksums for guests.
+    """
+
+    id: str
+    name: str
+    vcpus: int
+    ram_mb: int
+    virt_type: str
+    machine_type: str
+    cpu_mode: str
+    disk_bus: str
+    nic_model: str
+    offload: bool
+    disks: tuple[DiskInput, ...]
+    nics: tuple[NicInput, ...]
+    drive: str
+    console_log: str
+    boot: Optional[BootInput] = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a domain carries to say whose it is, which power command it has obeyed, and what
+    inputs it was made from."""
+
+    cloud_id: str
+    server_id: str
+    project_id: str
+    power_serial: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the XML of an existing domain says: its mark (None: not ours), what is compared
+    beside the digest, and what is reported."""
+
+    mark: Optional[Mark]
+    essentials: tuple[str, ...]
+    machine_type: str
+    virt_type: str
+    cpu: str
+
+
+def input_digest(domain: DomainInput) -> str:
+    """Names the inputs of a definition: equal digests, equal domains."""
+    return digest([COMPILER, domain])
+
+
+def compile_domain(domain: DomainInput, mark: Mark) -> str:
+    """The XML of a domain; UnsafeText when an input cannot be told to libvirt."""
+    root = Element("domain", type=domain.virt_type)
+    SubElement(root, "name").text = domain.name
+    SubElement(root, "uuid").text = domain.id
+    SubElement(root, "metadata").append(_mark_element(mark))
+    SubElement(root, "memory", unit="KiB").text = str(domain.ram_mb * 1024)
+    SubElement(root, "vcpu").text = str(domain.vcpus)
+    _add_os(root, domain)
+    features = SubElement(root, "features")
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    root.append(_cpu(domain.cpu_mode))
+    _add_clock(root, domain)
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        SubElement(root, f"on_{event}").text = action
+    _add_devices(SubElement(root, "devices"), domain)
+    _check_text(root)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def mark_xml(mark: Mark) -> str:
+    """The mark alone, as libvirt wants it when only metadata change (no prefix of ours)."""
+    element = Element("server", _mark_attributes(mark))
+    _check_text(element)
+    return ElementTree.tostring(element, encoding="unicode")
+
+
+def describe(xml: str) -> Described:
+    """Read the XML of a domain that libvirt has."""
+    root = ElementTree.fromstring(xml)
+    os_type = root.find("os/type")
+    cpu = root.find("cpu")
+    return Described(
+        mark=_read_mark(root.find(f"metadata/{{{MARK_URI}}}server")),
+        essentials=_read_essentials(root),
+        machine_type=os_type.get("machine", "") if os_type is not None else "",
+        virt_type=root.get("type", ""),
+        cpu="" if cpu is None else cpu.findtext("model", "") or cpu.get("mode", ""),
+    )
+
+
+def essentials(domain: DomainInput) -> tuple[str, ...]:
+    """What must be found in an existing domain beside the digest: edits by hand show here."""
+    return (
+        domain.virt_type,
+        f"{domain.vcpus} vcpus",
+        f"{domain.ram_mb * 1024} KiB",
+        domain.machine_type,
+        *(disk.path for disk in domain.disks),
+        domain.drive,
+        *(f"{nic.mac} {nic.tap}" for nic in domain.nics),
+    )
+
+
+def _read_essentials(root: Element) -> tuple[str, ...]:
+    os_type = root.find("os/type")
+    sources = [source.get("file", "") for source in root.iterfind("devices/disk/source")]
+    return (
+        root.get("type", ""),
+        f"{root.findtext('vcpu', '')} vcpus",
+        f"{root.findtext('memory', '')} KiB",
+        os_type.get("machine", "") if os_type is not None else "",
+        *sources,
+        *(_read_nic(nic) for nic in root.iterfind("devices/interface")),
+    )
+
+
+def _read_nic(nic: Element) -> str:
+    mac, target = nic.find("mac"), nic.find("target")
+    address = mac.get("address", "") if mac is not None else ""
+    return f"{address} {target.get('dev', '') if target is not None else ''}"
+
+
+def _read_mark(element: Optional[Element]) -> Optional[Mark]:
+    if element is None:
+        return None
+    power = element.get("power", "")
+    return Mark(
+        cloud_id=element.get("cloud", ""),
+        server_id=element.get("id", ""),
+        project_id=element.get("project", ""),
+        power_serial=int(power) if power.isdecimal() else 0,
+        digest=element.get("digest", ""),
+    )
+
+
+def _mark_attributes(mark: Mark) -> dict[str, str]:
+    return {
+        "cloud": mark.cloud_id,
+        "id": mark.server_id,
+        "project": mark.project_id,
+        "power": str(mark.power_serial),
+        "digest": mark.digest,
+    }
+
+
+def _mark_element(mark: Mark) -> Element:
+    return Element(f"{{{MARK_URI}}}server", _mark_attributes(mark))
+
+
+def _add_os(root: Element, domain: DomainInput) -> None:
+    if not _MACHINE.fullmatch(domain.machine_type):
+        raise UnsafeText(f"not a machine type: {domain.machine_type[:80]!r}")
+    element = SubElement(root, "os")
+    SubElement(element, "type", arch="x86_64", machine=domain.machine_type).text = "hvm"
+    if domain.boot is None:
+        SubElement(element, "boot", dev="hd")
+        return
+    SubElement(element, "kernel").text = domain.boot.kernel
+    if domain.boot.ramdisk is not None:
+        SubElement(element, "initrd").text = domain.boot.ramdisk
+    SubElement(element, "cmdline").text = domain.boot.command_line
+
+
+def _cpu(mode: str) -> Element:
+    if mode in _CPU_MODES:
+        return Element("cpu", mode=mode)
+    if not _CPU_MODEL.fullmatch(mode):
+        raise UnsafeText(f"not a CPU model: {mode[:80]!r}")
+    element = Element("cpu", mode="custom", match="exact")
+    SubElement(element, "model", fallback="forbid").text = mode
+    return element
+
+
+def _add_clock(root: Element, domain: DomainInput) -> None:
+    clock = SubElement(root, "clock", offset="utc")
+    if domain.virt_type == "kvm":
+        SubElement(clock, "timer", name="pit", tickpolicy="delay")
+        SubElement(clock, "timer", name="rtc", tickpolicy="catchup")
+        SubElement(clock, "timer", name="hpet", present="no")
+
+
+def _add_devices(devices: Element, domain: DomainInput) -> None:
+    prefix = DISK_PREFIXES.get(domain.disk_bus)
+    if prefix is None:
+        raise UnsafeText(f"not a disk bus: {domain.disk_bus[:40]!r}")
+    if domain.disk_bus == "scsi":
+        SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
+    for index, disk in enumerate(domain.disks):
+        devices.append(_disk(disk, f"{prefix}{_letters(index)}", domain.disk_bus))
+    devices.append(_drive(domain))
+    for nic in domain.nics:
+        devices.append(_nic(nic, domain))
+    _add_console(devices, domain)
+    channel = SubElement(devices, "channel", type="unix")
+    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    rng = SubElement(devices, "rng", model="virtio")
+    SubElement(rng, "backend", model="random").text = "/dev/urandom"
+    SubElement(devices, "memballoon", model="virtio")
+
+
+def _letters(index: int) -> str:
+    if index >= 26:
+        raise UnsafeText("a server has at most 26 disks")
+    return chr(ord("a") + index)
+
+
+def _disk(disk: DiskInput, target: str, bus: str) -> Element:
+    element = Element("disk", type="file", device="disk")
+    SubElement(element, "driver", name="qemu", type=disk.format, discard="unmap")
+    SubElement(element, "source", file=disk.path)
+    backing = SubElement(element, "backingStore")
+    if disk.base_path is not None and disk.base_format is not None:
+        backing.set("type", "file")
+        SubElement(backing, "format", type=disk.base_format)
+        source = SubElement(backing, "source", file=disk.base_path)
+        # The image is shared by many guests: it stays root's, readable by all.
+        SubElement(source, "seclabel", model="dac", relabel="no")
+        SubElement(backing, "backingStore")
+    SubElement(element, "target", dev=target, bus=bus)
+    SubElement(element, "serial").text = disk.serial
+    return element
+
+
+def _drive(domain: DomainInput) -> Element:
+    # q35 has no IDE; its names must not meet those of SCSI or SATA disks.
+    bus, target = ("sata", "sdz") if "q35" in domain.machine_type else ("ide", "hdd")
+    element = Element("disk", type="file", device="cdrom")
+    SubElement(element, "driver", name="qemu", type="raw")
+    SubElement(element, "source", file=domain.drive)
+    SubElement(element, "backingStore")
+    SubElement(element, "target", dev=target, bus=bus)
+    SubElement(element, "readonly")
+    return element
+
+
+def _nic(nic: NicInput, domain: DomainInput) -> Element:
+    if domain.nic_model not in NIC_MODELS:
+        raise UnsafeText(f"not a NIC model: {domain.nic_model[:40]!r}")
+    element = Element("interface", type="ethernet")
+    SubElement(element, "mac", address=nic.mac)
+    SubElement(element, "target", dev=nic.tap, managed="no")
+    SubElement(element, "model", type=domain.nic_model)
+    if domain.nic_model == "virtio" and not domain.offload:
+        driver = SubElement(element, "driver")
+        for side, names in _OFFLOADS.items():
+            SubElement(driver, side, {name: "off" for name in names})
+    SubElement(element, "mtu", size=str(nic.mtu))
+    return element
+
+
+def _add_console(devices: Element, domain: DomainInput) -> None:
+    serial = SubElement(devices, "serial", type="pty")
+    SubElement(serial, "log", file=domain.console_log, append="on")
+    SubElement(serial, "target", port="0")
+    console = SubElement(devices, "console", type="pty")
+    SubElement(console, "target", type="serial", port="0")
+
+
+def _check_text(root: Element) -> None:
+    for element in root.iter():
+        for text in (element.text or "", *element.attrib.values()):
+            if _UNSAFE_TEXT.search(text):
+                raise UnsafeText(f"control characters in {text[:40]!r}")

@@ -1,0 +1,98 @@
+"""The flow tables of this host's bridges: what the compiler says, put in place by difference.
+
+One look and at most one atomic bundle per bridge. Flows under another cookie are left alone and
+reported; what br-tun learned by itself is neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from agent.resources import flow_tables, flow_text, switch
+from agent.resources.base import Facts, Host, Step
+from agent.resources.bridge import own_bridges
+from agent.resources.flow_text import Difference, Flow
+from agent.resources.topology import Topology
+from agent.spec import HostSpec
+from agent.system import ovs
+
+_EXAMPLES = 2
+"""How many differing flows a step spells out."""
+
+
+class Flows:
+    """The kind ``flows``; ids are names of bridges."""
+
+    name = "flows"
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Nothing: flows leave with their bridge, or by the difference that adds others."""
+        return ()
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """The difference of every bridge, physical bridges first."""
+        found = switch.look(host)
+        plan = flow_tables.Plan(Topology(spec), found.ofports(), own_bridges(spec, found))
+        for bridge, flows in flow_tables.compile_flows(plan).items():
+            if ("bridge", bridge) in host.failed:
+                yield switch.failed(self.name, bridge, 0, f"bridge {bridge} is not usable")
+            elif bridge not in found.bridges:
+                why = f"there is no bridge {bridge} yet"
+                yield Step(self.name, bridge, "made", why=why, apply=partial(_missing, bridge))
+            else:
+                yield from self._bridge(spec, bridge, _unique(flows), bridge in plan.own_bridges)
+
+    def _bridge(self, spec: HostSpec, bridge: str, flows: list[Flow], ours: bool) -> Iterable[Step]:
+        cookie = flow_tables.cookie_of(spec.cloud_id)
+        learned = flow_tables.learned_cookie_of(spec.cloud_id)
+        there = flow_text.parse_dump(ovs.dump_flows(bridge))
+        change = flow_text.difference(flows, there, cookie, learned)
+        if change.foreign and ours:
+            why = f"{len(change.foreign)} flows of somebody else: {_examples(change.foreign)}"
+            yield Step(self.name, f"{bridge}:foreign", "orphan", why=why)
+        facts = {"flows": len(flows)}
+        if not change:
+            yield Step(self.name, bridge, "unchanged", facts=facts)
+            return
+        why = _why(change, any(entry.cookie == cookie for entry in there))
+        result = "changed" if there else "made"
+        apply = partial(_apply, spec, bridge, change, facts)
+        yield Step(self.name, bridge, result, why=why, apply=apply)
+
+
+KIND = Flows()
+
+
+def _unique(flows: list[Flow]) -> list[Flow]:
+    """One flow per table, priority and match: the last one, as the switch would keep it."""
+    return list({flow[:3]: flow for flow in flows}.values())
+
+
+def _why(change: Difference, known: bool) -> str:
+    if not known:
+        return f"the switch has none of our {len(change.add)} flows (new, or restarted)"
+    parts = []
+    if change.add:
+        parts.append(f"{len(change.add)} flows missing or altered: {_examples(change.add)}")
+    if change.remove:
+        parts.append(f"{len(change.remove)} flows too many: {_examples(change.remove)}")
+    return "; ".join(parts)
+
+
+def _examples(flows: Iterable[Flow]) -> str:
+    listed = list(flows)
+    shown = " | ".join(flow.where() for flow in listed[:_EXAMPLES])
+    return shown + (" | ..." if len(listed) > _EXAMPLES else "")
+
+
+def _apply(spec: HostSpec, bridge: str, change: Difference, facts: Facts) -> Facts:
+    cookie = flow_tables.cookie_of(spec.cloud_id)
+    learned = flow_tables.learned_cookie_of(spec.cloud_id)
+    ovs.change_flows(bridge, flow_text.commands(change, cookie, learned))
+    return facts
+
+
+def _missing(bridge: str) -> None:
+    """Reached only when a bridge vanished between the look and the change."""
+    ovs.dump_flows(bridge)

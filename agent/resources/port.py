@@ -1,0 +1,265 @@
+"""Ports on br-int: a persistent tap for each server's port, an internal port for each DHCP server.
+
+The tap is there before the server starts and outlives its restarts. Everything that differs is
+changed in one OVS transaction. A port that is down keeps its tap, in a VLAN that leads nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Optional, Union
+
+from agent.resources import switch, topology
+from agent.resources.base import Facts, Host, Step
+from agent.resources.topology import DhcpServer, Plug, Topology
+from agent.spec import HostSpec, Port
+from agent.system import links, netns, ovs
+from agent.system.run import CommandFailed
+
+
+class Ports:
+    """The kind ``port``; ids are those of ports, the DHCP servers' among them."""
+
+    name = "port"
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Taps and switch ports whose ports are not here any more."""
+        wanted = {plug.device for plug, _ in _plugs(Topology(spec))}
+        gone = _leftovers(host, spec, wanted)
+        together = switch.Together(list(gone), partial(_remove, host))
+        for device, resource in gone.items():
+            apply = partial(together.apply, device)
+            yield Step(self.name, resource, "removed", why=f"{device} has no port", apply=apply)
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Taps and switch ports to make or to set right."""
+        found = switch.look(host)
+        devices = links.look_all()
+        work: list[Plug] = []
+        together = switch.Together(work, partial(_make, host, spec), partial(_facts, host))
+        for plug, problem in list(_plugs(Topology(spec))):
+            problem = problem or _foreign(host, spec, plug, found, devices)
+            if problem:
+                yield switch.failed(self.name, plug.id, plug.version, problem)
+                continue
+            why = _difference(spec, plug, found, devices)
+            if not why:
+                facts = _facts(host, plug)
+                yield Step(self.name, plug.id, "unchanged", plug.version, facts=facts)
+                continue
+            work.append(plug)
+        for plug in work:
+            why = _difference(spec, plug, found, devices)
+            result = "changed" if plug.device in found.ports else "made"
+            apply = partial(together.apply, plug)
+            yield Step(self.name, plug.id, result, plug.version, why, apply=apply)
+
+
+KIND = Ports()
+
+
+def _plugs(known: Topology) -> Iterator[tuple[Plug, str]]:
+    """Everything that plugs into br-int here, with the reason why it cannot."""
+    taken: dict[str, str] = {}
+    wanted: list[Union[Port, DhcpServer]] = [*known.spec.ports, *known.servers]
+    for item in wanted:
+        if isinstance(item, Port):
+            problem = known.port_problem(item)
+            network = known.networks.get(item.network_id)
+            plug = topology.guest_plug(item, network)
+        else:
+            problem = known.dhcp_problem(item)
+            plug = topology.dhcp_plug(item)
+        other = taken.setdefault(plug.device, plug.id)
+        if other != plug.id:
+            problem = problem or f"port {other} already has the device name {plug.device}"
+        yield plug, problem
+
+
+# --- what is there ------------------------------------------------------------------------------
+
+
+def _alias(spec: HostSpec, plug_id: str) -> str:
+    """What is written into a tap's ifalias: whose it is."""
+    return f"stackctl:{spec.cloud_id}:{plug_id}"
+
+
+def _foreign(
+    host: Host,
+    spec: HostSpec,
+    plug: Plug,
+    found: ovs.Switch,
+    devices: Mapping[str, links.Link],
+) -> str:
+    """Why the name of a device cannot be used: somebody else has it."""
+    if ("bridge", topology.INTEGRATION) in host.failed:
+        return f"{topology.INTEGRATION} is not usable"
+    port = found.ports.get(plug.device)
+    if port is not None and not switch.is_ours(port.external_ids, spec):
+        return f"a port {plug.device} that stackctl did not make is in bridge {port.bridge}"
+    link = devices.get(plug.device)
+    if link is None or plug.internal:
+        return ""
+    begun = switch.pending_file(host, plug.device).exists()
+    if link.alias == _alias(spec, plug.id) or (begun and not link.alias):
+        return ""
+    return (
+        f"a device {plug.device} that stackctl did not make is on this host; "
+        f"it is not reused: remove it ('ip link delete {plug.device}') and converge again"
+    )
+
+
+def _external_ids(spec: HostSpec, plug: Plug) -> dict[str, str]:
+    ids = {"iface-id": plug.id, "attached-mac": plug.mac, "iface-status": "active"}
+    if plug.server_id:
+        ids["vm-uuid"] = plug.server_id
+    return {**ids, topology.MARK: spec.cloud_id}
+
+
+def _difference(
+    spec: HostSpec, plug: Plug, found: ovs.Switch, devices: Mapping[str, links.Link]
+) -> str:
+    """What is not as it should be, in words; empty when all is."""
+    port = found.ports.get(plug.device)
+    if plug.internal:
+        lost = port is not None and _is_lost(plug, devices)
+        return f"{plug.device} has vanished" if lost else _port_difference(spec, plug, port)
+    link_difference = _link_difference(plug, devices.get(plug.device))
+    return link_difference or _port_difference(spec, plug, port)
+
+
+def _is_lost(plug: Plug, devices: Mapping[str, links.Link]) -> bool:
+    """Whether an internal port's device is neither here nor in its namespace."""
+    if plug.device in devices:
+        return False
+    if netns.identity(plug.netns) is None:
+        return True
+    return netns.inside(plug.netns, partial(links.configured, plug.device)) is None
+
+
+def _link_difference(plug: Plug, link: Optional[links.Link]) -> str:
+    if link is None:
+        return f"there is no device {plug.device}"
+    if not link.alias:
+        return f"{plug.device} was not finished"
+    if not link.tap:
+        return f"{plug.device} is not a tap"
+    if link.mtu != plug.mtu:
+        return f"MTU of {plug.device} is {link.mtu}, should be {plug.mtu}"
+    if not link.up:
+        return f"{plug.device} is down"
+    return "" if link.ipv6_off else f"this host takes part in IPv6 on {plug.device}"
+
+
+def _port_difference(spec: HostSpec, plug: Plug, port: Optional[ovs.Port]) -> str:
+    if port is None:
+        return f"{plug.device} is not in {topology.INTEGRATION}"
+    if port.bridge != topology.INTEGRATION:
+        return f"{plug.device} is in {port.bridge}, should be in {topology.INTEGRATION}"
+    if port.tag != plug.tag:
+        return f"tag of {plug.device} is {port.tag}, should be {plug.tag}"
+    if port.trunks or port.vlan_mode:
+        return f"{plug.device} has trunk settings, should be an access port"
+    interface = port.interfaces[0]
+    if (interface.type == "internal") != plug.internal:
+        return f"{plug.device} has the interface type {interface.type!r}"
+    for key, value in _external_ids(spec, plug).items():
+        if interface.external_ids.get(key) != value:
+            return f"{key} of {plug.device} is {interface.external_ids.get(key)}, should be {value}"
+    if interface.ofport is None:
+        return f"{plug.device} has no OpenFlow number: {interface.error or 'not opened'}"
+    return ""
+
+
+def _leftovers(host: Host, spec: HostSpec, wanted: set[str]) -> dict[str, str]:
+    """Our devices that no port needs: name -> id of the port that it was for."""
+    gone = {}
+    for port in switch.look(host).ports.values():
+        ours = port.bridge == topology.INTEGRATION and switch.is_ours(port.external_ids, spec)
+        if ours and port.name not in wanted and port.interfaces[0].type != "patch":
+            gone[port.name] = port.interfaces[0].external_ids.get("iface-id", port.name)
+    alias = _alias(spec, "")
+    for link in links.look_all().values():
+        if link.name in wanted:
+            continue
+        if link.alias.startswith(alias):
+            gone[link.name] = link.alias[len(alias) :]
+        elif not link.alias and switch.pending_file(host, link.name).exists():
+            gone[link.name] = link.name
+    return gone
+
+
+# --- making and removing ------------------------------------------------------------------------
+
+
+def _make(host: Host, spec: HostSpec, plugs: Sequence[Plug]) -> None:
+    for plug in plugs:
+        if not plug.internal:
+            _make_tap(host, spec, plug)
+    found, devices = switch.look(host), links.look_all()
+    # The switch notices a change of device only when the old port was gone for a moment.
+    stale = [p.device for p in plugs if _needs_replacing(p, found.ports.get(p.device), devices)]
+    if stale:
+        switch.change(host, [["--if-exists", "del-port", device] for device in stale])
+    commands: list[list[str]] = []
+    for plug in plugs:
+        commands += _commands(spec, plug)
+    switch.change(host, commands)
+
+
+def _needs_replacing(
+    plug: Plug, port: Optional[ovs.Port], devices: Mapping[str, links.Link]
+) -> bool:
+    if port is None:
+        return False
+    if port.bridge != topology.INTEGRATION or port.interfaces[0].ofport is None:
+        return True
+    return plug.internal and _is_lost(plug, devices)
+
+
+def _make_tap(host: Host, spec: HostSpec, plug: Plug) -> None:
+    """A tap with its mark; the pending file says whose an unmarked one is."""
+    link = links.look(plug.device)
+    if link is not None and not link.tap:
+        links.delete(plug.device)
+        link = None
+    if link is None or not link.alias:
+        with switch.pending(host, plug.device):
+            if link is None:
+                links.make_tap(plug.device)
+            links.mark(plug.device, _alias(spec, plug.id))
+    links.ipv6_off(plug.device)
+    links.set_up(plug.device, plug.mtu)
+
+
+def _commands(spec: HostSpec, plug: Plug) -> list[list[str]]:
+    name = plug.device
+    ids = [ovs.pair("external_ids", k, v) for k, v in _external_ids(spec, plug).items()]
+    kind = "internal" if plug.internal else '""'
+    commands = [
+        ["--may-exist", "add-port", topology.INTEGRATION, name],
+        ["clear", "Port", name, "trunks", "vlan_mode"],
+        ["set", "Port", name, f"tag={plug.tag}", switch.mark(spec)],
+        ["set", "Interface", name, f"type={kind}", *ids],
+    ]
+    if plug.internal:
+        commands.append(["set", "Interface", name, f"mtu_request={plug.mtu}"])
+    return commands
+
+
+def _facts(host: Host, plug: Plug) -> Facts:
+    """The port's OpenFlow number; CommandFailed when the switch could not open the device."""
+    port = switch.look(host).ports.get(plug.device)
+    interface = port.interfaces[0] if port is not None else None
+    if interface is None or interface.ofport is None:
+        words = interface.error if interface is not None else "the port is gone again"
+        raise CommandFailed(("ovs-vsctl", "add-port", plug.device), words or "no OpenFlow number")
+    return {"device": plug.device, "ofport": interface.ofport}
+
+
+def _remove(host: Host, devices: Sequence[str]) -> None:
+    switch.change(host, [["--if-exists", "del-port", device] for device in devices])
+    for device in devices:
+        links.delete(device)
+        switch.pending_file(host, device).unlink(missing_ok=True)

@@ -1,0 +1,108 @@
+"""What the network kinds share: one look at Open vSwitch, and changes made together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Generic, Optional, TypeVar
+
+from agent.resources import topology
+from agent.resources.base import Facts, Host, Step
+from agent.spec import HostSpec
+from agent.system import ovs
+from agent.system.run import CommandFailed
+from agent.wire import Fault
+
+T = TypeVar("T")
+
+_SEEN = "ovs"
+
+
+def look(host: Host) -> ovs.Switch:
+    """Bridges and ports as they are, read once until somebody changes them."""
+    found = host.seen.get(_SEEN)
+    if not isinstance(found, ovs.Switch):
+        found = host.seen[_SEEN] = ovs.observe()
+    return found
+
+
+def change(host: Host, commands: Sequence[Sequence[str]]) -> None:
+    """Change Open vSwitch in one transaction; the next look reads it again."""
+    host.seen.pop(_SEEN, None)
+    ovs.transact(commands)
+
+
+def is_ours(external_ids: dict[str, str], spec: HostSpec) -> bool:
+    """Whether a row of OVS carries this cloud's mark."""
+    return external_ids.get(topology.MARK) == spec.cloud_id
+
+
+def mark(spec: HostSpec) -> str:
+    """The mark as ``ovs-vsctl set`` takes it."""
+    return ovs.pair("external_ids", topology.MARK, spec.cloud_id)
+
+
+def failed(kind: str, resource: str, version: int, message: str) -> Step:
+    """A step that says why nothing can be done."""
+    return Step(kind, resource, "failed", version, message, fault=Fault(message))
+
+
+@contextmanager
+def pending(host: Host, name: str) -> Iterator[None]:
+    """Mark an effect that cannot be seen afterwards; the mark stays when the work dies."""
+    file = pending_file(host, name)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch()
+    yield
+    file.unlink(missing_ok=True)
+
+
+def pending_file(host: Host, name: str) -> Path:
+    """Where the mark of an unfinished effect lies."""
+    return host.data / "pending" / name
+
+
+class Together(Generic[T]):
+    """Several resources that an engine takes in one call, each still reported by itself.
+
+    The first that is applied makes the call for all. If that fails, each is tried alone, so that
+    one bad resource does not take the others with it.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[T],
+        apply: Callable[[Sequence[T]], None],
+        facts: Callable[[T], Optional[Facts]] = lambda item: None,
+    ) -> None:
+        self._items = items
+        self._apply = apply
+        self._facts = facts
+        self._done = False
+        self._errors: dict[Any, CommandFailed] = {}
+
+    def apply(self, item: T) -> Optional[Facts]:
+        """Apply all (once) and say how it went for ``item``."""
+        if not self._done:
+            self._apply_all()
+            self._done = True
+        if item in self._errors:
+            raise self._errors[item]
+        return self._facts(item)
+
+    def _apply_all(self) -> None:
+        try:
+            self._apply(self._items)
+        except CommandFailed as error:
+            if len(self._items) == 1:
+                self._errors[self._items[0]] = error
+                return
+            for item in self._items:
+                self._apply_one(item)
+
+    def _apply_one(self, item: T) -> None:
+        try:
+            self._apply([item])
+        except CommandFailed as error:
+            self._errors[item] = error

@@ -1,0 +1,266 @@
+"""What a spec means for this host's switch: names of devices, what plugs in where. Pure.
+
+Names are those that an OpenStack operator knows: ``tap`` and the first 11 characters of a port's
+id, ``int-br-eth1`` and ``phy-br-eth1``, ``vxlan-`` and the remote address in hex.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional
+
+from agent.resources import texts
+from agent.spec import BridgeMapping, HostSpec, Network, Port, Subnet
+
+INTEGRATION = "br-int"
+TUNNEL = "br-tun"
+MARK = "stackctl-cloud"
+"""The key in OVS external_ids that says which cloud an object belongs to."""
+
+TUNNEL_TYPES = ("vxlan", "gre")
+PHYSICAL_TYPES = ("vlan", "flat")
+DEAD_VLAN = 4095
+"""The tag of ports through which nothing may flow; no network has it."""
+
+SEGMENTS = {
+    "vxlan": range(1, 2**24),
+    "gre": range(1, 2**32),
+    "vlan": range(1, DEAD_VLAN),
+    "flat": range(0),
+}
+"""The segmentation ids that each type of network can have."""
+
+MIN_MTU, MAX_MTU = 576, 65535
+"""Bytes; less than 576 and IPv4 hosts need not accept a packet (RFC 791)."""
+
+PATCH_TO_TUNNEL = "patch-tun"
+PATCH_TO_INTEGRATION = "patch-int"
+MAX_BRIDGE_NAME = 11
+"""``int-`` and the bridge's name must fit into the kernel's 15 characters."""
+
+
+@dataclass(frozen=True)
+class Plug:
+    """Something that plugs into br-int: a server's tap or a DHCP server's internal port.
+
+    ``tag`` is the local VLAN, or DEAD_VLAN while the port or its network is down; ``netns`` the
+    namespace in which an internal port ends up.
+    """
+
+    id: str
+    version: int
+    device: str
+    mac: str
+    mtu: int
+    tag: int
+    internal: bool
+    server_id: str = ""
+    netns: str = ""
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing may flow through it."""
+        return self.tag == DEAD_VLAN
+
+
+@dataclass(frozen=True)
+class DhcpServer:
+    """A subnet whose DHCP and DNS this host answers, for the ports that it has itself."""
+
+    network: Network
+    subnet: Subnet
+    ports: tuple[Port, ...]
+
+    @property
+    def port_id(self) -> str:
+        """The id of its port: the same on every host."""
+        return self.subnet.dhcp.port_id if self.subnet.dhcp else ""
+
+    @property
+    def address(self) -> str:
+        """Its address in the subnet: the same on every host."""
+        return self.subnet.dhcp.address if self.subnet.dhcp else ""
+
+    @property
+    def mac(self) -> str:
+        """Its Ethernet address: the same on every host."""
+        return self.subnet.dhcp.mac if self.subnet.dhcp else ""
+
+    @property
+    def device(self) -> str:
+        """Its internal port on br-int."""
+        return tap_name(self.port_id)
+
+    @property
+    def netns(self) -> str:
+        """The namespace it runs in."""
+        return dhcp_netns(self.subnet.id)
+
+
+def dhcp_netns(subnet_id: str) -> str:
+    """The namespace of a subnet's DHCP server."""
+    return "qdhcp-" + subnet_id
+
+
+def tap_name(port_id: str) -> str:
+    """The device of a port."""
+    return "tap" + port_id[:11]
+
+
+def inner_patch(bridge: str) -> str:
+    """The end in br-int of the pair that leads to a physical bridge."""
+    return "int-" + bridge
+
+
+def outer_patch(bridge: str) -> str:
+    """The end in the physical bridge of the pair that leads to br-int."""
+    return "phy-" + bridge
+
+
+def tunnel_device(kind: str, remote: str) -> str:
+    """The tunnel port to a remote IPv4 address: ``vxlan-c0a80105``."""
+    return f"{kind}-{int(ipaddress.IPv4Address(remote)):08x}"
+
+
+def mapping_for(spec: HostSpec, physical_network: Optional[str]) -> Optional[BridgeMapping]:
+    """This host's mapping for a physical network, if it has one."""
+    mappings = spec.settings.bridge_mappings
+    return next((m for m in mappings if m.physical_network == physical_network), None)
+
+
+def network_problem(spec: HostSpec, network: Network) -> str:
+    """Why this host cannot carry a network; empty when it can."""
+    name = f"network {network.id!r}"
+    if network.type not in SEGMENTS:
+        return f"{name} has the unknown type {network.type!r}"
+    if network.type in TUNNEL_TYPES and spec.settings.tunnel_address is None:
+        return f"{name} is {network.type}, but this host has no tunnel address"
+    if network.type in PHYSICAL_TYPES and mapping_for(spec, network.physical_network) is None:
+        return f"this host has no bridge for physical network {network.physical_network!r}"
+    if not 1 <= network.local_vlan < DEAD_VLAN:
+        return f"{name} has local VLAN {network.local_vlan}; 1 to 4094 exist"
+    if not MIN_MTU <= network.mtu <= MAX_MTU:
+        return f"{name} has an MTU of {network.mtu}; {MIN_MTU} to {MAX_MTU} are possible"
+    if network.type != "flat" and network.segmentation_id not in SEGMENTS[network.type]:
+        last = SEGMENTS[network.type][-1]
+        return f"{name} has segment {network.segmentation_id}; {network.type} has 1 to {last}"
+    return _texts_problem(network)
+
+
+def _texts_problem(network: Network) -> str:
+    try:
+        for subnet in network.subnets:
+            if subnet.dhcp is not None:
+                texts.mac(subnet.dhcp.mac)
+                texts.ip(subnet.dhcp.address)
+        for port in network.remote_ports:
+            texts.mac(port.mac)
+            texts.ipv4(port.tunnel_address)
+            for address in port.addresses:
+                texts.ip(address)
+        for address in network.flood_to:
+            texts.ipv4(address)
+    except texts.BadText as error:
+        return f"network {network.id!r}: {error}"
+    return ""
+
+
+class Topology:
+    """A spec with its questions answered once: which networks and ports this host can carry."""
+
+    def __init__(self, spec: HostSpec) -> None:
+        self.spec = spec
+        self.networks = {network.id: network for network in spec.networks}
+        self.problems = {n.id: network_problem(spec, n) for n in spec.networks}
+        self.servers = tuple(dhcp_servers(spec))
+
+    def port_problem(self, port: Port) -> str:
+        """Why a port cannot be plugged in; empty when it can."""
+        if port.network_id not in self.networks:
+            return f"the spec does not hold network {port.network_id!r}"
+        try:
+            texts.uuid(port.id)
+            texts.uuid(port.server_id)
+            texts.mac(port.mac)
+            for fixed in port.addresses:
+                texts.ip(fixed.address)
+        except texts.BadText as error:
+            return f"port {port.id!r}: {error}"
+        return self.problems[port.network_id]
+
+    def dhcp_problem(self, server: DhcpServer) -> str:
+        """Why a DHCP server cannot be plugged in; empty when it can."""
+        try:
+            texts.uuid(server.subnet.id)
+            texts.uuid(server.port_id)
+            texts.ipv4(server.address)
+            texts.network_v4(server.subnet.cidr)
+        except texts.BadText as error:
+            return f"subnet {server.subnet.id!r}: {error}"
+        return self.problems[server.network.id]
+
+    def live_networks(self, types: tuple[str, ...]) -> Iterator[Network]:
+        """Networks of these types that are up and that this host can carry."""
+        for network in self.spec.networks:
+            if network.admin_up and network.type in types and not self.problems[network.id]:
+                yield network
+
+
+def tunnel_peers(topology: Topology) -> set[tuple[str, str]]:
+    """(type, address) of every host that a tunnel network here may send to."""
+    own = topology.spec.settings.tunnel_address
+    return {
+        (network.type, address)
+        for network in topology.spec.networks
+        if network.type in TUNNEL_TYPES and not topology.problems[network.id]
+        for address in (*network.flood_to, *(p.tunnel_address for p in network.remote_ports))
+        if address != own
+    }
+
+
+def dhcp_servers(spec: HostSpec) -> Iterator[DhcpServer]:
+    """The subnets that need a DHCP server here: those that a port of this host lies on.
+
+    A port is served by the subnet of its first IPv4 address: a NIC has one lease.
+    """
+    served: dict[str, list[Port]] = {}
+    v4 = {s.id for n in spec.networks for s in n.subnets if ":" not in s.cidr}
+    for port in spec.ports:
+        home = next((fixed.subnet_id for fixed in port.addresses if fixed.subnet_id in v4), None)
+        if home is not None:
+            served.setdefault(home, []).append(port)
+    for network in spec.networks:
+        for subnet in network.subnets:
+            if subnet.dhcp is not None and subnet.id in served:
+                yield DhcpServer(network, subnet, tuple(served[subnet.id]))
+
+
+def guest_plug(port: Port, network: Optional[Network]) -> Plug:
+    """The tap of a server's port (dead when its network is not known)."""
+    live = network is not None and port.admin_up and network.admin_up
+    return Plug(
+        id=port.id,
+        version=port.version,
+        device=tap_name(port.id),
+        mac=port.mac,
+        mtu=network.mtu if network is not None else 0,
+        tag=network.local_vlan if network is not None and live else DEAD_VLAN,
+        internal=False,
+        server_id=port.server_id,
+    )
+
+
+def dhcp_plug(server: DhcpServer) -> Plug:
+    """The internal port of a DHCP server."""
+    return Plug(
+        id=server.port_id,
+        version=server.subnet.version,
+        device=server.device,
+        mac=server.mac,
+        mtu=server.network.mtu,
+        tag=server.network.local_vlan if server.network.admin_up else DEAD_VLAN,
+        internal=True,
+        netns=server.netns,
+    )

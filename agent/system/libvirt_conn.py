@@ -1,0 +1,237 @@
+"""libvirt, in the few words that domains need; every call has a timeout.
+
+libvirt's own calls wait for ever when its daemon hangs, so each runs in a thread of its own that
+is left behind when it takes too long.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Optional, TypeVar
+
+URI = "qemu:///system"
+CALL_TIMEOUT_S = 60.0
+QUERY_TIMEOUT_S = 20.0
+NAME_PREFIX = "sc-"
+
+_T = TypeVar("_T")
+
+_STATES = ("NOSTATE", "RUNNING", "RUNNING", "PAUSED", "RUNNING", "SHUTDOWN", "CRASHED", "SUSPENDED")
+"""OpenStack's words for libvirt's states, by number (blocked and shutting down still run)."""
+
+_connection: Any = None
+_connect_lock = threading.Lock()
+
+
+class LibvirtError(Exception):
+    """libvirt refused, or did not answer; the message is its own."""
+
+
+@dataclass(frozen=True)
+class DomainView:
+    """A domain as libvirt has it. ``xml`` is what its next start will use."""
+
+    id: str
+    name: str
+    state: str
+    xml: str
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Versions of libvirt and of the qemu it runs, dotted."""
+
+    libvirt: str
+    qemu: str
+
+
+def observe(wanted: Collection[str]) -> dict[str, DomainView]:
+    """All domains that may be ours (by name) or are asked for (by id), by their id."""
+    return _call(lambda: _observe(wanted), QUERY_TIMEOUT_S)
+
+
+def observe_one(domain_id: str) -> Optional[DomainView]:
+    """One domain, or None when libvirt does not have it."""
+    return _call(lambda: _observe_one(domain_id), QUERY_TIMEOUT_S)
+
+
+def state(domain_id: str) -> str:
+    """The power state of a domain in OpenStack's words (NOSTATE when it does not exist)."""
+    return _call(lambda: _state(domain_id), QUERY_TIMEOUT_S)
+
+
+def define(xml: str) -> None:
+    """Define a domain, or replace its definition; libvirt validates it against its schema."""
+
+    def work() -> None:
+        _open().defineXMLFlags(xml, _libvirt().VIR_DOMAIN_DEFINE_VALIDATE)
+
+    _call(work)
+
+
+def start(domain_id: str) -> None:
+    """Start a defined domain."""
+    _call(lambda: _domain(domain_id).create())
+
+
+def shutdown(domain_id: str) -> None:
+    """Ask the guest to shut down; it may take its time or ignore it."""
+    _call(lambda: _domain(domain_id).shutdown())
+
+
+def destroy(domain_id: str) -> None:
+    """Switch a domain off at once; well if it was off already."""
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        if domain.isActive():
+            domain.destroy()
+
+    _call(work)
+
+
+def undefine(domain_id: str) -> None:
+    """Forget a domain with everything that libvirt kept for it."""
+
+    def work() -> None:
+        module = _libvirt()
+        flags = (
+            module.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | module.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | module.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | module.VIR_DOMAIN_UNDEFINE_NVRAM
+        )
+        _domain(domain_id).undefineFlags(flags)
+
+    _call(work)
+
+
+def set_metadata(domain_id: str, element: str, key: str, uri: str) -> None:
+    """Replace our element in the metadata of a domain's definition."""
+
+    def work() -> None:
+        module = _libvirt()
+        kind, flags = module.VIR_DOMAIN_METADATA_ELEMENT, module.VIR_DOMAIN_AFFECT_CONFIG
+        _domain(domain_id).setMetadata(kind, element, key, uri, flags)
+
+    _call(work)
+
+
+def live_xml(domain_id: str) -> str:
+    """The XML of a domain as it runs (or would run)."""
+    text: str = _call(lambda: _domain(domain_id).XMLDesc(0), QUERY_TIMEOUT_S)
+    return text
+
+
+def capabilities() -> str:
+    """libvirt's description of this host and what it can emulate (XML)."""
+    text: str = _call(lambda: _open().getCapabilities(), QUERY_TIMEOUT_S)
+    return text
+
+
+def versions() -> Versions:
+    """What runs here."""
+    return _call(
+        lambda: Versions(_dotted(_open().getLibVersion()), _dotted(_open().getVersion())),
+        QUERY_TIMEOUT_S,
+    )
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _observe(wanted: Collection[str]) -> dict[str, DomainView]:
+    module = _libvirt()
+    found = {}
+    for domain, stats in _open().getAllDomainStats(module.VIR_DOMAIN_STATS_STATE, 0):
+        domain_id, name = domain.UUIDString(), domain.name()
+        if domain_id in wanted or name.startswith(NAME_PREFIX):
+            view = _view(domain, stats["state.state"])
+            if view is not None:
+                found[domain_id] = view
+    return found
+
+
+def _observe_one(domain_id: str) -> Optional[DomainView]:
+    try:
+        domain = _domain(domain_id)
+        return _view(domain, domain.state()[0])
+    except _libvirt().libvirtError as error:
+        if _is_missing(error):
+            return None
+        raise
+
+
+def _state(domain_id: str) -> str:
+    try:
+        number = _domain(domain_id).state()[0]
+    except _libvirt().libvirtError as error:
+        if _is_missing(error):
+            return _STATES[0]
+        raise
+    return _STATES[number]
+
+
+def _view(domain: Any, number: int) -> Optional[DomainView]:
+    module = _libvirt()
+    try:
+        # Without SECURE: passwords of a foreign domain are none of our business.
+        xml = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE)
+    except module.libvirtError as error:
+        if _is_missing(error):
+            return None
+        raise
+    return DomainView(domain.UUIDString(), domain.name(), _STATES[number], xml)
+
+
+def _is_missing(error: Any) -> bool:
+    return bool(error.get_error_code() == _libvirt().VIR_ERR_NO_DOMAIN)
+
+
+def _domain(domain_id: str) -> Any:
+    return _open().lookupByUUIDString(domain_id)
+
+
+def _open() -> Any:
+    global _connection
+    with _connect_lock:
+        if _connection is None or not _connection.isAlive():
+            _connection = _libvirt().open(URI)
+        return _connection
+
+
+def _libvirt() -> Any:
+    try:
+        import libvirt
+    except ImportError:
+        raise LibvirtError("python3-libvirt is not installed on this host") from None
+    return libvirt
+
+
+def _call(work: Callable[[], _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
+    outcome: list[Any] = []
+    thread = threading.Thread(target=_catch, args=(work, outcome), name="libvirt", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if not outcome:
+        raise LibvirtError(f"libvirt did not answer within {timeout_s:g} s")
+    value, error = outcome
+    if error is None:
+        result: _T = value
+        return result
+    if isinstance(error, LibvirtError):
+        raise error
+    if type(error).__name__ == "libvirtError":
+        raise LibvirtError(str(error)) from None
+    raise error
+
+
+def _catch(work: Callable[[], Any], outcome: list[Any]) -> None:
+    try:
+        _libvirt().registerErrorHandler(lambda context, error: None, None)
+        outcome[:] = [work(), None]
+    except Exception as error:
+        outcome[:] = [None, error]

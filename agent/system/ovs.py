@@ -1,0 +1,205 @@
+"""Open vSwitch: one look at its database, one transaction to change it, bundles of flows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from agent.system.run import CommandFailed, run
+
+TIMEOUT_S = 20
+"""Seconds until ovs-vsctl or ovs-ofctl gives up on a daemon that does not answer."""
+
+_OPENFLOW = "OpenFlow13"
+_LOOK = (
+    ("Bridge", "name,ports,fail_mode,datapath_type,external_ids"),
+    ("Port", "_uuid,name,interfaces,tag,vlan_mode,trunks,external_ids"),
+    ("Interface", "_uuid,name,type,options,external_ids,ofport,error,mtu_request"),
+)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A row of the Interface table. ``ofport`` is None until the switch has given a number."""
+
+    name: str
+    type: str
+    options: dict[str, str]
+    external_ids: dict[str, str]
+    ofport: Optional[int]
+    error: str
+    mtu_request: Optional[int]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A row of the Port table with its bridge and interfaces (one, unless it is a bond)."""
+
+    name: str
+    bridge: str
+    tag: Optional[int]
+    vlan_mode: str
+    trunks: tuple[int, ...]
+    external_ids: dict[str, str]
+    interfaces: tuple[Interface, ...]
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A row of the Bridge table."""
+
+    name: str
+    fail_mode: str
+    datapath_type: str
+    external_ids: dict[str, str]
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """All bridges and ports of this host, by name."""
+
+    bridges: dict[str, Bridge] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
+
+    def ofports(self) -> dict[str, int]:
+        """The OpenFlow numbers of all devices that have one."""
+        return {
+            port.name: port.interfaces[0].ofport
+            for port in self.ports.values()
+            if port.interfaces and port.interfaces[0].ofport is not None
+        }
+
+
+def observe() -> Switch:
+    """Read bridges, ports and interfaces in one call; CommandFailed when OVS does not answer."""
+    argv = ["ovs-vsctl", f"--timeout={TIMEOUT_S}", "--format=json", "--data=json"]
+    for number, (table, columns) in enumerate(_LOOK):
+        argv += (["--"] if number else []) + [f"--columns={columns}", "list", table]
+    lines = run(argv, timeout_s=TIMEOUT_S + 5).splitlines()
+    if len(lines) != len(_LOOK):
+        raise CommandFailed(argv, f"expected {len(_LOOK)} tables, got {len(lines)} lines")
+    return _switch(*(_rows(line) for line in lines))
+
+
+Row = dict[str, Any]
+
+
+def _rows(line: str) -> list[Row]:
+    table = json.loads(line)
+    return [
+        {name: _value(cell) for name, cell in zip(table["headings"], row)} for row in table["data"]
+    ]
+
+
+def _value(cell: Any) -> Any:
+    """An OVSDB value (RFC 7047): sets become lists, maps dicts, uuids strings."""
+    if isinstance(cell, list) and len(cell) == 2:
+        kind, content = cell
+        if kind == "set":
+            return [_value(item) for item in content]
+        if kind == "map":
+            return {_value(key): _value(value) for key, value in content}
+        if kind == "uuid":
+            return content
+    return cell
+
+
+def _many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _one(value: Any) -> Any:
+    return None if value == [] else value
+
+
+def _switch(bridges: list[Row], ports: list[Row], interfaces: list[Row]) -> Switch:
+    by_uuid = {row["_uuid"]: _interface(row) for row in interfaces}
+    home = {uuid: row["name"] for row in bridges for uuid in _many(row["ports"])}
+    switch = Switch()
+    for row in ports:
+        port = _port(row, home.get(row["_uuid"], ""), by_uuid)
+        switch.ports[port.name] = port
+    names = {row["_uuid"]: row["name"] for row in ports}
+    for row in bridges:
+        inside = tuple(names[uuid] for uuid in _many(row["ports"]) if uuid in names)
+        switch.bridges[row["name"]] = Bridge(
+            name=row["name"],
+            fail_mode=_one(row["fail_mode"]) or "",
+            datapath_type=row["datapath_type"] or "system",
+            external_ids=row["external_ids"],
+            ports=inside,
+        )
+    return switch
+
+
+def _port(row: Row, bridge: str, interfaces: dict[str, Interface]) -> Port:
+    return Port(
+        name=row["name"],
+        bridge=bridge,
+        tag=_one(row["tag"]),
+        vlan_mode=_one(row["vlan_mode"]) or "",
+        trunks=tuple(_many(row["trunks"])),
+        external_ids=row["external_ids"],
+        interfaces=tuple(interfaces[u] for u in _many(row["interfaces"]) if u in interfaces),
+    )
+
+
+def _interface(row: Row) -> Interface:
+    ofport = _one(row["ofport"])
+    return Interface(
+        name=row["name"],
+        type=row["type"],
+        options=row["options"],
+        external_ids=row["external_ids"],
+        # -1 is the switch's word for "could not open it".
+        ofport=ofport if ofport is not None and ofport > 0 else None,
+        error=_one(row["error"]) or "",
+        mtu_request=_one(row["mtu_request"]),
+    )
+
+
+def pair(column: str, key: str, value: str) -> str:
+    """``column:key="value"`` for ``set``, the value quoted as OVSDB reads it."""
+    return f"{column}:{key}={json.dumps(value)}"
+
+
+def transact(commands: Iterable[Sequence[str]]) -> None:
+    """Run ovs-vsctl commands as one transaction; waits until the switch has followed."""
+    argv = ["ovs-vsctl", f"--timeout={TIMEOUT_S}"]
+    for command in commands:
+        argv += ["--", *command]
+    if len(argv) > 2:
+        run(argv, timeout_s=TIMEOUT_S + 5)
+
+
+def dump_flows(bridge: str) -> str:
+    """The flows of a bridge with their cookies, ports as numbers, no counters."""
+    argv = ["ovs-ofctl", "-O", _OPENFLOW, "--no-stats", "--no-names", f"--timeout={TIMEOUT_S}"]
+    return run([*argv, "dump-flows", bridge], timeout_s=TIMEOUT_S + 5)
+
+
+def change_flows(bridge: str, lines: Sequence[str]) -> None:
+    """Apply ``add``/``delete_strict``/``delete`` lines in one atomic bundle."""
+    argv = ["ovs-ofctl", "-O", _OPENFLOW, "--bundle", f"--timeout={TIMEOUT_S}", "add-flows"]
+    run([*argv, bridge, "-"], timeout_s=TIMEOUT_S + 5, stdin="\n".join(lines) + "\n")
+
+
+def delete_flows(bridge: str, cookie: int) -> None:
+    """Remove the flows with a cookie."""
+    argv = ["ovs-ofctl", "-O", _OPENFLOW, f"--timeout={TIMEOUT_S}", "del-flows", bridge]
+    run([*argv, f"cookie={cookie:#x}/-1"], timeout_s=TIMEOUT_S + 5)
+
+
+def kernel_datapath() -> bool:
+    """Whether this host has Open vSwitch's kernel module, loaded or loadable."""
+    module = Path("/sys/module/openvswitch")
+    if not module.exists():
+        try:
+            run(["modprobe", "-q", "openvswitch"], timeout_s=15)
+        except CommandFailed:
+            return False
+    return module.exists()

@@ -1,0 +1,160 @@
+"""The table of all commands: where each lives and its line in the overview.
+
+``stackctl --help`` is made from this table alone; the module of a command is imported when the
+command is called or completed. A command whose module is not there is not listed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command: its module under stackctl.cli, its line of help, its heading."""
+
+    module: str
+    help: str
+    panel: str
+
+
+PANELS = (
+    "Servers",
+    "Clusters",
+    "Networks",
+    "Images and flavors",
+    "Hosts",
+    "Keeping order",
+    "Lab",
+    "Cloud",
+)
+
+COMMANDS: dict[str, Entry] = {
+    "boot": Entry("server", "Boot servers", "Servers"),
+    "list": Entry("server", "List servers", "Servers"),
+    "show": Entry("server", "Show a server", "Servers"),
+    "delete": Entry("server", "Delete servers", "Servers"),
+    "start": Entry("server", "Start servers", "Servers"),
+    "stop": Entry("server", "Stop servers", "Servers"),
+    "reboot": Entry("server", "Reboot servers", "Servers"),
+    "console-log": Entry("server", "Print a server's serial console", "Servers"),
+    "ssh": Entry("server", "Log in to a server", "Servers"),
+    "explain": Entry("server", "Say why a server is where, or nowhere", "Servers"),
+    "cluster-create": Entry("cluster", "Make a cluster computer", "Clusters"),
+    "cluster-list": Entry("cluster", "List clusters", "Clusters"),
+    "cluster-show": Entry("cluster", "Show a cluster", "Clusters"),
+    "cluster-scale": Entry("cluster", "Change the number of nodes", "Clusters"),
+    "cluster-delete": Entry("cluster", "Delete a cluster and its nodes", "Clusters"),
+    "cluster-hostfile": Entry("cluster", "Print a host file for MPI or Slurm", "Clusters"),
+    "net-create": Entry("network", "Create a network", "Networks"),
+    "net-list": Entry("network", "List networks", "Networks"),
+    "net-show": Entry("network", "Show a network", "Networks"),
+    "net-set": Entry("network", "Change a network", "Networks"),
+    "net-delete": Entry("network", "Delete networks", "Networks"),
+    "subnet-create": Entry("subnet", "Create a subnet", "Networks"),
+    "subnet-list": Entry("subnet", "List subnets", "Networks"),
+    "subnet-show": Entry("subnet", "Show a subnet", "Networks"),
+    "subnet-set": Entry("subnet", "Change a subnet", "Networks"),
+    "subnet-delete": Entry("subnet", "Delete subnets", "Networks"),
+    "port-create": Entry("port", "Create a port", "Networks"),
+    "port-list": Entry("port", "List ports", "Networks"),
+    "port-show": Entry("port", "Show a port", "Networks"),
+    "port-set": Entry("port", "Change a port", "Networks"),
+    "port-delete": Entry("port", "Delete ports", "Networks"),
+    "image-create": Entry("image", "Register an image", "Images and flavors"),
+    "image-list": Entry("image", "List images", "Images and flavors"),
+    "image-show": Entry("image", "Show an image", "Images and flavors"),
+    "image-set": Entry("image", "Change what is said about an image", "Images and flavors"),
+    "image-delete": Entry("image", "Delete images", "Images and flavors"),
+    "flavor-create": Entry("flavor", "Create a flavor", "Images and flavors"),
+    "flavor-list": Entry("flavor", "List flavors", "Images and flavors"),
+    "flavor-show": Entry("flavor", "Show a flavor", "Images and flavors"),
+    "flavor-delete": Entry("flavor", "Delete flavors", "Images and flavors"),
+    "keypair-add": Entry("keypair", "Add or generate an SSH key pair", "Images and flavors"),
+    "keypair-list": Entry("keypair", "List key pairs", "Images and flavors"),
+    "keypair-show": Entry("keypair", "Show a key pair", "Images and flavors"),
+    "keypair-delete": Entry("keypair", "Delete key pairs", "Images and flavors"),
+    "host-add": Entry("hosts", "Add a host and pin its key", "Hosts"),
+    "host-prepare": Entry("hosts", "Install what a host needs", "Hosts"),
+    "host-list": Entry("hosts", "List hosts", "Hosts"),
+    "host-show": Entry("hosts", "Show a host", "Hosts"),
+    "host-set": Entry("hosts", "Change a host's settings", "Hosts"),
+    "host-delete": Entry("hosts", "Take a host out of the cloud", "Hosts"),
+    "host-fence": Entry("hosts", "Say that a silent host is off", "Hosts"),
+    "host-return": Entry("hosts", "Take a fenced host back", "Hosts"),
+    "converge": Entry("operations", "Make hosts agree with the database", "Keeping order"),
+    "drift": Entry("operations", "Show what differs on hosts", "Keeping order"),
+    "recover": Entry("operations", "Settle interrupted operations", "Keeping order"),
+    "events": Entry("operations", "Who did what, where, and why not", "Keeping order"),
+    "lab-up": Entry("lab", "Start a practice fleet on this machine", "Lab"),
+    "lab-status": Entry("lab", "Show the practice fleet", "Lab"),
+    "lab-image": Entry("lab", "Build a small guest image", "Lab"),
+    "lab-down": Entry("lab", "Remove the practice fleet", "Lab"),
+    "lab-kill": Entry("lab", "Pull the plug of a host of the practice fleet", "Lab"),
+    "lab-start": Entry("lab", "Start a host of the practice fleet again", "Lab"),
+    "init": Entry("cloud", "Make a new cloud", "Cloud"),
+    "version": Entry("cloud", "Print the version", "Cloud"),
+    "completion": Entry("cloud", "Print the completion script of a shell", "Cloud"),
+}
+
+# How OpenStack's own client begins such a command: (noun) -> what stands before our verb.
+NOUNS = {
+    "cluster": "cluster-",
+    "flavor": "flavor-",
+    "host": "host-",
+    "hypervisor": "host-",
+    "image": "image-",
+    "keypair": "keypair-",
+    "network": "net-",
+    "port": "port-",
+    "server": "",
+    "subnet": "subnet-",
+}
+
+# Where the verb is another word, too.
+SPELLINGS = {
+    ("console", "log", "show"): "console-log",
+    ("image-update",): "image-set",
+    ("keypair", "create"): "keypair-add",
+    ("net-update",): "net-set",
+    ("port-update",): "port-set",
+    ("subnet-update",): "subnet-set",
+    ("server", "create"): "boot",
+    ("server", "event", "list"): "events",
+}
+
+
+def listed() -> dict[str, Entry]:
+    """The commands whose modules are there."""
+    here = Path(__file__).parent
+    modules = {path.stem for path in here.glob("*.py")}
+    return {name: entry for name, entry in COMMANDS.items() if entry.module in modules}
+
+
+def load(name: str) -> click.Command | None:
+    """The command of this name, from its module; None when there is none."""
+    import click
+
+    entry = listed().get(name)
+    if entry is None:
+        return None
+    module = importlib.import_module(f"stackctl.cli.{entry.module}")
+    found = (item for item in vars(module).values() if isinstance(item, click.Command))
+    return next((command for command in found if command.name == name), None)
+
+
+def translate(words: list[str]) -> tuple[str, int] | None:
+    """The command that OpenStack's spelling means and how many words it took, or None."""
+    for spelling, name in SPELLINGS.items():
+        if tuple(words[: len(spelling)]) == spelling:
+            return name, len(spelling)
+    if len(words) < 2 or words[0] not in NOUNS:
+        return None
+    name = f"{NOUNS[words[0]]}{words[1]}"
+    return (name, 2) if name in COMMANDS else None

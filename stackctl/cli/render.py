@@ -1,0 +1,164 @@
+"""From rows to text: a table, JSON, YAML, CSV or bare values. Pure functions.
+
+A noun declares its columns once. JSON and YAML keep numbers, lists and null as they are; the
+table, CSV and bare values show them as people write them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stackctl.errors import UsageError
+
+FORMATS = ("table", "json", "yaml", "csv", "value")
+
+# Terminal commands (CSI, OSC), then what is left of control characters and direction overrides.
+_SEQUENCES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, where its value comes from, and how a person reads it.
+
+    ``value`` is an attribute or key of the row, or a function of the row; ``text`` makes the
+    readable form; an ``extra`` column is shown only when asked for with -c.
+    """
+
+    title: str
+    value: str | Callable[[Any], Any]
+    text: Callable[[Any], str] | None = None
+    extra: bool = False
+
+    def of(self, row: Any) -> Any:
+        """The value of this column in a row."""
+        if callable(self.value):
+            return self.value(row)
+        if isinstance(row, Mapping):
+            return row[self.value]
+        return getattr(row, self.value)
+
+    def text_of(self, row: Any) -> str:
+        """The value as a person reads it, without control characters."""
+        value = self.of(row)
+        if self.text is not None and value is not None:
+            return printable(self.text(value))
+        return human(value)
+
+
+def choose(columns: Sequence[Column], titles: Sequence[str]) -> list[Column]:
+    """The columns of these titles, in that order; those that are not extra when there are none."""
+    if not titles:
+        return [column for column in columns if not column.extra]
+    by_title = {column.title.lower(): column for column in columns}
+    for title in titles:
+        if title.lower() not in by_title:
+            known = ", ".join(column.title for column in columns)
+            raise UsageError(f"There is no column '{title}'. The columns are: {known}.")
+    return [by_title[title.lower()] for title in titles]
+
+
+def rows(form: str, columns: Sequence[Column], items: Iterable[Any]) -> str:
+    """Many things, a line (or an object) each."""
+    items = list(items)
+    if form in ("json", "yaml"):
+        return _document(form, [_object(columns, item) for item in items])
+    titles = [column.title for column in columns]
+    cells = [[column.text_of(item) for column in columns] for item in items]
+    if form == "csv":
+        return _csv([titles, *cells])
+    if form == "value":
+        return "".join(" ".join(line) + "\n" for line in cells)
+    numeric = [_is_numeric(column, items) for column in columns]
+    return table(titles, cells, numeric)
+
+
+def one(form: str, columns: Sequence[Column], item: Any) -> str:
+    """One thing, a line for each of its fields."""
+    if form in ("json", "yaml"):
+        return _document(form, _object(columns, item))
+    fields = [[column.title, column.text_of(item)] for column in columns]
+    if form == "csv":
+        return _csv([["Field", "Value"], *fields])
+    if form == "value":
+        return "".join(f"{text}\n" for _, text in fields)
+    return table(["Field", "Value"], fields)
+
+
+def table(titles: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
+    """The plain grid that OpenStack's clients draw; columns marked ``right`` are numbers."""
+    from tabulate import tabulate
+
+    sides = ["right" if at < len(right) and right[at] else "left" for at in range(len(titles))]
+    if not cells:
+        # tabulate cannot draw a table without lines: let it draw an empty one and leave it out.
+        drawn = tabulate([[""] * len(titles)], titles, tablefmt="pretty", colalign=sides)
+        top, head, rule, _, end = drawn.splitlines()
+        return "\n".join((top, head, rule, end)) + "\n"
+    return tabulate(cells, titles, tablefmt="pretty", colalign=sides) + "\n"
+
+
+def human(value: Any) -> str:
+    """A value as a person reads it: nothing for null, lists with commas, key='value' pairs."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}='{human(item)}'" for key, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(human(item) for item in value)
+    return printable(str(value))
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them: 1.5 GiB."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def printable(text: str) -> str:
+    """The text without what would command a terminal; line ends and tabs stay."""
+    return _CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n")))
+
+
+def _object(columns: Sequence[Column], item: Any) -> dict[str, Any]:
+    return {column.title: _plain(column.of(item)) for column in columns}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def _document(form: str, content: Any) -> str:
+    if form == "json":
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    import yaml
+
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _csv(lines: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _is_numeric(column: Column, items: Sequence[Any]) -> bool:
+    values = [value for value in map(column.of, items) if value is not None]
+    numbers = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in values]
+    return bool(numbers) and all(numbers)

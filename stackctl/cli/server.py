@@ -1,0 +1,394 @@
+"""boot, list, show, delete, start, stop, reboot, console-log, ssh, explain."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+import stackctl
+from stackctl.cli import words
+from stackctl.cli.frame import Output, changes, command, confirm, destroys, finish, lists, shows
+from stackctl.cli.render import Column
+from stackctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from stackctl.compute.explain import Explanation, HostVerdict
+    from stackctl.compute.types import GuestFile, Nic, Server
+    from stackctl.identity.context import Context
+
+USER_DATA_LIMIT_BYTES = 65535
+FILE_LIMIT_BYTES = 1024 * 1024
+
+TASKS = {None: "None"}
+POWER = {
+    "RUNNING": "Running",
+    "SHUTDOWN": "Shutdown",
+    "PAUSED": "Paused",
+    "CRASHED": "Crashed",
+    "SUSPENDED": "Suspended",
+    "NOSTATE": "No State",
+}
+
+
+def _addresses(server: Server) -> dict[str, list[str]]:
+    return server.networks()
+
+
+def _addresses_text(networks: dict[str, list[str]]) -> str:
+    return "; ".join(f"{name} {', '.join(found)}" for name, found in networks.items())
+
+
+def _size(server: Server) -> str:
+    ram = f"{server.ram_mb / 1024:g}GB" if server.ram_mb >= 1024 else f"{server.ram_mb}MB"
+    return f"{server.flavor} | {ram} RAM | {server.vcpus} VCPU | {server.disk_gb}GB Disk"
+
+
+def _task(server: Server) -> str | None:
+    return "interrupted" if server.interrupted else server.task_state
+
+
+def _fault(server: Server) -> str | None:
+    return f"{server.fault.message} ({server.fault.at})" if server.fault else None
+
+
+# The columns of the slides' instance table.
+LIST = (
+    Column("ID", "id", extra=True),
+    Column("Instance Name", "name"),
+    Column("IP Address", _addresses, text=_addresses_text),
+    Column("Size", _size),
+    Column("Keypair", "key_name", text=str),
+    Column("Status", "status"),
+    Column("Task", _task),
+    Column("Power State", lambda server: POWER.get(server.power_state, server.power_state)),
+    Column("Host", "host"),
+    Column("Hostname", "hostname", extra=True),
+    Column("Image", "image", extra=True),
+    Column("Created", "created_at", extra=True),
+    Column("Seen", "observed_at", extra=True),
+)
+
+SHOW = (
+    Column("ID", "id"),
+    Column("Name", "name"),
+    Column("Hostname", "hostname"),
+    Column("Status", "status"),
+    Column("Task", _task),
+    Column("VM State", "vm_state"),
+    Column("Power State", lambda server: POWER.get(server.power_state, server.power_state)),
+    Column("Addresses", _addresses, text=_addresses_text),
+    Column("MACs", lambda server: [address.mac for address in server.addresses]),
+    Column("Image", "image"),
+    Column("Flavor", "flavor"),
+    Column("VCPUs", "vcpus"),
+    Column("RAM MB", "ram_mb"),
+    Column("Disk GB", "disk_gb"),
+    Column("Ephemeral GB", "ephemeral_gb"),
+    Column("Keypair", "key_name"),
+    Column("Host", "host"),
+    Column("Zone", "zone"),
+    Column("Metadata", "metadata"),
+    Column("Fault", _fault),
+    Column("Created", "created_at"),
+    Column("Launched", "launched_at"),
+    Column("Seen", "observed_at"),
+)
+
+
+@command("boot")
+@changes
+@lists(LIST)
+@click.argument("name")
+@click.option("--image", required=True, type=words.IMAGE, help="What the root disk is made of.")
+@click.option("--flavor", required=True, type=words.FLAVOR, help="Size: stackctl flavor-list.")
+@click.option("--key", "--key-name", "key", type=words.KEYPAIR, help="Key pair for the guest.")
+@click.option(
+    "--nic",
+    "nics",
+    multiple=True,
+    type=words.Fields("net", "net-id", "ip", "v4-fixed-ip", "port", "port-id"),
+    help="A NIC: net=NETWORK[,ip=ADDRESS] or port=PORT; repeat in the order of the guest's NICs.",
+)
+@click.option("--count", "--num-instances", default=1, help="How many; all of them or none.")
+@click.option(
+    "--naming",
+    type=click.Choice(["index", "uuid"]),
+    default="index",
+    help="With --count: NAME-1, NAME-2 ... or NAME-UUID as on the slides.",
+)
+@click.option("--user-data", type=words.LocalFile(), help="Script or cloud-config for the guest.")
+@click.option("--meta", "metadata", multiple=True, type=words.Pair(), help="Metadata KEY=VALUE.")
+@click.option(
+    "--file", "files", multiple=True, type=words.Pair(), help="A file for the guest: PATH=LOCAL."
+)
+@click.option("--host", type=words.HOST, help="Only on this host.")
+@click.option("--availability-zone", "--zone", "zone", help="Only on hosts of this zone.")
+@click.option(
+    "--wait", type=click.Choice(["dhcp", "ssh"]), help="Return when guests have leases, or answer."
+)
+@click.option("--wait-timeout", default=300, help="Seconds that --wait takes at most.")
+def boot(
+    context: Context,
+    output: Output,
+    name: str,
+    image: str,
+    flavor: str,
+    key: str | None,
+    nics: tuple[dict[str, str], ...],
+    count: int,
+    naming: str,
+    user_data: BinaryIO | None,
+    metadata: tuple[tuple[str, str], ...],
+    files: tuple[tuple[str, str], ...],
+    host: str | None,
+    zone: str | None,
+    wait: str | None,
+    wait_timeout: int,
+) -> None:
+    """Boot servers and return when their hosts have started them.
+
+    Example: stackctl boot node --image debian --flavor m1.small --nic net=local --count 4
+    """
+    from stackctl.compute import access, service
+    from stackctl.compute.types import BootRequest
+
+    content = words.read_all(user_data, USER_DATA_LIMIT_BYTES, "user data") if user_data else None
+    request = BootRequest(
+        name=name,
+        image=image,
+        flavor=flavor,
+        count=count,
+        nics=tuple(nic_of(fields) for fields in nics),
+        key_name=key,
+        user_data=content,
+        metadata=dict(metadata),
+        files=tuple(_guest_file(path, local) for path, local in files),
+        host=host,
+        zone=zone,
+        naming=naming,
+    )
+    done = service.boot(context, request)
+    if wait and not context.dry_run:
+        running = [server.id for server in done.value if server.status == "ACTIVE"]
+        access.wait_for_guests(context, running, wait, wait_timeout)
+    output.list(done.value)
+    finish(context, done)
+
+
+def nic_of(fields: dict[str, str]) -> Nic:
+    """The NIC that ``--nic net=...,ip=...`` or ``--nic port=...`` means."""
+    from stackctl.compute.types import Nic
+
+    network = fields.get("net") or fields.get("net-id")
+    port = fields.get("port") or fields.get("port-id")
+    address = fields.get("ip") or fields.get("v4-fixed-ip")
+    if (network is None) == (port is None):
+        raise UsageError("--nic needs either net=NETWORK or port=PORT.")
+    if port is not None and address is not None:
+        raise UsageError("--nic port=PORT has its address already; leave ip= out.")
+    return Nic(network=network, address=address, port=port)
+
+
+def _guest_file(path: str, local: str) -> GuestFile:
+    from stackctl.compute.types import GuestFile
+
+    stream = words.LocalFile().convert(local, None, click.get_current_context())
+    return GuestFile(path, words.read_all(stream, FILE_LIMIT_BYTES, f"file {local}"))
+
+
+@command("list")
+@lists(LIST)
+def list_(context: Context, output: Output) -> None:
+    """List servers, newest first, in the state last seen."""
+    from stackctl.compute import service
+
+    output.list(service.list_servers(context))
+
+
+@command("show")
+@shows(SHOW)
+@click.argument("server", type=words.SERVER)
+def show(context: Context, output: Output, server: str) -> None:
+    """Show a server in the state last seen."""
+    from stackctl.compute import service
+
+    output.show(service.show_server(context, server))
+
+
+@command("delete")
+@changes
+@destroys
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def delete(context: Context, servers: tuple[str, ...]) -> None:
+    """Delete servers with their disks."""
+    from stackctl.compute import service
+
+    names = ", ".join(servers)
+    confirm(f"Delete {names} and all data on {'its' if len(servers) == 1 else 'their'} disks?")
+    finish(context, service.delete_servers(context, servers))
+
+
+def _power(context: Context, output: Output, action: str, servers: tuple[str, ...]) -> None:
+    from stackctl.compute import service
+
+    done = service.change_power(context, action, servers)
+    output.list(done.value)
+    finish(context, done)
+
+
+@command("start")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def start(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Start servers that are shut off."""
+    _power(context, output, "start", servers)
+
+
+@command("stop")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def stop(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Shut servers down: by ACPI, and after 60 seconds by pulling the plug."""
+    _power(context, output, "stop", servers)
+
+
+@command("reboot")
+@changes
+@lists(LIST)
+@click.option("--hard", is_flag=True, help="Pull the plug and build the domain anew.")
+@click.option("--soft", is_flag=True, help="By ACPI, hard after 60 seconds (the default).")
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def reboot(
+    context: Context, output: Output, hard: bool, soft: bool, servers: tuple[str, ...]
+) -> None:
+    """Reboot servers. --hard also builds again what could not be built."""
+    if hard and soft:
+        raise UsageError("Either --hard or --soft.")
+    _power(context, output, "reboot-hard" if hard else "reboot", servers)
+
+
+@command("console-log")
+@click.option("--length", "--lines", "lines", type=int, help="Only the last lines.")
+@click.argument("server", type=words.SERVER)
+def console_log(context: Context, server: str, lines: int | None) -> None:
+    """Print what a server wrote to its serial console (at most the last 100 KiB)."""
+    from stackctl.cli.render import printable
+    from stackctl.compute import access
+
+    text = printable(access.console_log(context, server).replace("\r\n", "\n"))
+    kept = text.splitlines()[-lines:] if lines else text.splitlines()
+    click.echo("\n".join(kept))
+
+
+@command("ssh", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--user", "-l", default="root", show_default=True, help="User in the guest.")
+@click.option("--identity", "-i", help="Private key file (default: what ssh uses).")
+@click.option(
+    "--relay", "only_relay", is_flag=True, help="Only connect stdin/stdout to its port 22."
+)
+@click.argument("server", type=words.SERVER)
+@click.argument("remote", nargs=-1, type=click.UNPROCESSED)
+def ssh(
+    context: Context,
+    server: str,
+    user: str,
+    identity: str | None,
+    only_relay: bool,
+    remote: tuple[str, ...],
+) -> None:
+    """Log in to a server, or run a command there, through its host.
+
+    No route to the server's network is needed: its host carries the bytes.
+    """
+    from stackctl.compute import access
+
+    endpoint = access.ssh_endpoint(context, server)
+    if only_relay:
+        access.relay(context, endpoint, sys.stdin.fileno(), sys.stdout.fileno())
+        return
+    argv = _ssh_argv(context, endpoint.server, endpoint.address, user, identity)
+    sys.stdout.flush()
+    os.execvp(argv[0], [*argv, *remote])
+
+
+def _ssh_argv(
+    context: Context, server: Server, address: str, user: str, identity: str | None
+) -> list[str]:
+    """ssh with ourselves as its proxy, and with host keys kept per server id: addresses are
+    given again, identities are not."""
+    known = context.cloud.folder / "known_guests"
+    root = str(Path(stackctl.__file__).parent.parent)
+    itself = f"import sys; sys.path.insert(0, {root!r}); from stackctl.cli.main import main; main()"
+    proxy = [sys.executable, "-c", itself, "--cloud", context.cloud.name, "ssh", "--relay"]
+    argv = ["ssh", "-o", f"ProxyCommand={' '.join(map(_quoted, [*proxy, server.id]))}"]
+    argv += ["-o", f"UserKnownHostsFile={known}", "-o", f"HostKeyAlias={server.id}"]
+    argv += ["-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR"]
+    if identity is not None:
+        argv += ["-i", identity, "-o", "IdentitiesOnly=yes"]
+    return [*argv, "-l", user, address]
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word).replace("%", "%%")
+
+
+HOSTS = (
+    Column("Host", "host"),
+    Column("Chosen", lambda item: "*" if item.chosen else ""),
+    Column("Weight", "weight"),
+    Column("Verdict", "verdict"),
+)
+
+
+@command("explain")
+@lists(HOSTS)
+@click.argument("server", type=words.SERVER)
+def explain(context: Context, output: Output, server: str) -> None:
+    """Say where a server went and why, or why nowhere, and what failed on which host."""
+    from stackctl.compute.explain import explain as explain_server
+
+    told = explain_server(context, server)
+    if output.format == "json":
+        click.echo(json.dumps(_explained(told), indent=2, ensure_ascii=False))
+        return
+    if output.format == "table":
+        click.echo("\n".join(_story(told)))
+    hosts: tuple[HostVerdict, ...] = told.hosts
+    output.list(hosts)
+    if output.format == "table":
+        click.echo("\n".join(_diary(told)))
+
+
+def _story(told: Explanation) -> list[str]:
+    where = f"was placed on {told.chosen}" if told.chosen else "fitted nowhere"
+    lines = [f"{told.name} {where} at {told.placed_at}; it needs {told.needs}."]
+    server = told.server
+    if server is None:
+        return lines
+    lines.append(f"It is {server.status} on {server.host or 'no host'}.")
+    if server.fault is not None:
+        lines.append(f"What failed, on {server.fault.host}: {server.fault.message}")
+        lines += [f"  {line}" for line in server.fault.detail.splitlines()[-10:]]
+    return lines
+
+
+def _diary(told: Explanation) -> list[str]:
+    lines = [f"{event['at']}  {event['host'] or '-'}  {event['message']}" for event in told.events]
+    if told.next_command:
+        lines.append(f"Next: {told.next_command}")
+    return lines
+
+
+def _explained(told: Explanation) -> dict[str, object]:
+    import dataclasses
+
+    return dataclasses.asdict(told)

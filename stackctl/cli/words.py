@@ -1,0 +1,161 @@
+"""What people type after a command: names, local files, sizes, key=value pairs.
+
+Names complete in the shell from the cloud's database, quickly, and silently when anything is
+wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+from click.shell_completion import CompletionItem
+
+_MOST_NAMES = 500
+_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+
+
+class Name(click.ParamType[str]):
+    """The name or id of something that exists, completed from a table of the database."""
+
+    def __init__(self, table: str, name: str) -> None:
+        self.table = table
+        self.name = name
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names in the table that begin so."""
+        try:
+            names = _names(ctx, self.table, incomplete)
+        except Exception:
+            # Whatever is wrong with the database, the next command says it; a prompt must not.
+            return []
+        return [CompletionItem(name) for name in names]
+
+
+SERVER = Name("servers", "server")
+CLUSTER = Name("clusters", "cluster")
+NETWORK = Name("networks", "network")
+SUBNET = Name("subnets", "subnet")
+PORT = Name("ports", "port")
+IMAGE = Name("images", "image")
+FLAVOR = Name("flavors", "flavor")
+KEYPAIR = Name("keypairs", "key pair")
+HOST = Name("hosts", "host")
+
+
+class LocalFile(click.ParamType[BinaryIO]):
+    """A file of the person who types: an open binary stream, closed when the command ends.
+
+    ``-`` is standard input.
+    """
+
+    name = "file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> BinaryIO:
+        """Open the file, or say why it cannot be."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        if value == "-":
+            return sys.stdin.buffer
+        try:
+            stream = Path(value).expanduser().open("rb")
+        except OSError as error:
+            self.fail(f"'{value}' cannot be read: {error.strerror}.", param, ctx)
+        if ctx is not None:
+            ctx.call_on_close(stream.close)
+        return stream
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The shell's own completion of files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE, as a tuple; for options with ``multiple=True`` that become a dict."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the first equals sign."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        key, sign, rest = value.partition("=")
+        if not sign or not key:
+            self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
+        return key, rest
+
+
+class Fields(click.ParamType[dict[str, str]]):
+    """KEY=VALUE,KEY=VALUE with known keys, as a dict: ``Fields("net", "port", "fixed-ip")``."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+        self.name = ",".join(f"{key}=..." for key in keys)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str]:
+        """Split at commas; each key once, and none that is not known."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        found: dict[str, str] = {}
+        for part in value.split(","):
+            key, sign, rest = part.partition("=")
+            if not sign or not rest or key not in self.keys or key in found:
+                known = ", ".join(f"{name}=..." for name in self.keys)
+                self.fail(f"'{part}' in '{value}': give each once of {known}.", param, ctx)
+            found[key] = rest
+        return found
+
+
+class Size(click.ParamType[int]):
+    """An amount such as 512M or 4G, as a whole number of ``unit`` (without a letter: that)."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.name = f"size in {unit}iB"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Turn it into the unit; refuse what is not a whole number of it."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,15})(?:([KMGT])(?:i?B)?)?", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"'{value}' is not a size such as 512M or 4G.", param, ctx)
+        letter = (match[2] or self.unit).upper()
+        amount = int(match[1]) << 10 * _POWERS[letter]
+        whole, rest = divmod(amount, 1 << 10 * _POWERS[self.unit])
+        if rest:
+            self.fail(f"'{value}' is not a whole number of {self.unit}iB.", param, ctx)
+        return whole
+
+
+def read_all(stream: BinaryIO, limit_bytes: int, what: str) -> bytes:
+    """The whole content of a small local file; UsageError when it is larger than the limit."""
+    content = stream.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise click.UsageError(f"The {what} is larger than {limit_bytes} bytes.")
+    return content
+
+
+def _names(ctx: click.Context, table: str, incomplete: str) -> list[str]:
+    from stackctl.cli.frame import settings
+    from stackctl.state import existing_cloud, read
+
+    sql = (
+        f"SELECT DISTINCT name FROM {table} WHERE deleted_at IS NULL AND name <> '' "
+        "AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?"
+    )
+    with read(existing_cloud(settings(ctx).cloud_name)) as reader:
+        return [str(name) for name in reader.column(sql, len(incomplete), incomplete, _MOST_NAMES)]

@@ -1,0 +1,128 @@
+"""Into the guest: console log, waiting for it to answer, and a way to its SSH port."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from stackctl.compute.types import Json, Server
+from stackctl.compute.views import server_row, servers_by_id
+from stackctl.errors import Conflict, ResourceFailed
+from stackctl.identity.context import Context
+from stackctl.operation.convergence import acting_session
+from stackctl.state import Reader, Row, read
+
+CONSOLE_LIMIT_BYTES = 100 * 1024
+"""Nova returns at most the last 100 KiB of a console."""
+
+WAIT_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class SshEndpoint:
+    """Where a server's SSH port is: reached from inside a subnet's namespace on its host."""
+
+    server: Server
+    address: str
+    subnet_id: str
+
+
+def console_log(context: Context, word: str, max_bytes: int = CONSOLE_LIMIT_BYTES) -> str:
+    """The end of what a server wrote to its serial console."""
+    with read(context.cloud) as reader:
+        server = server_row(context, reader, word)
+        host = _host_of(reader.get("hosts", server["host_id"]) if server["host_id"] else None, word)
+    arguments = {"server_id": server["id"], "max_bytes": min(max_bytes, CONSOLE_LIMIT_BYTES)}
+    with acting_session(context, host) as session:
+        return str(session.act("console-log", arguments)["text"])
+
+
+def wait_for_guests(
+    context: Context, server_ids: Sequence[str], what: str, timeout_s: int = WAIT_TIMEOUT_S
+) -> None:
+    """Return when every guest has its DHCP lease (``dhcp``) or answers on its SSH port (``ssh``).
+
+    One connection per host, hosts in parallel; ResourceFailed names the guests that did not.
+    """
+    with read(context.cloud) as reader:
+        servers = servers_by_id(reader, server_ids)
+        hosts = {id_: reader.get("hosts", id_) for id_ in {s.host_id for s in servers} if id_}
+    by_host: dict[str, list[Server]] = defaultdict(list)
+    for server in servers:
+        if server.host_id is not None and server.addresses:
+            by_host[server.host_id].append(server)
+    if not by_host:
+        return
+
+    def wait(host_id: str) -> list[str]:
+        return _wait_on_host(context, hosts[host_id], by_host[host_id], what, timeout_s)
+
+    with ThreadPoolExecutor(len(by_host)) as pool:
+        late = [message for part in pool.map(wait, sorted(by_host)) for message in part]
+    if late:
+        raise ResourceFailed(" ".join(late), hint="stackctl console-log SERVER")
+
+
+def ssh_endpoint(context: Context, word: str) -> SshEndpoint:
+    """The address to reach a server's SSH port at, from inside its host."""
+    with read(context.cloud) as reader:
+        row = server_row(context, reader, word)
+        server = servers_by_id(reader, [row["id"]])[0]
+        served = _subnets_with_dhcp(reader)
+    for address in server.addresses:
+        if address.subnet_id in served:
+            return SshEndpoint(server, address.address, address.subnet_id)
+    raise Conflict(
+        f"Server {server.name} has no address in a subnet with DHCP, so its host has no way in."
+    )
+
+
+def relay(
+    context: Context, endpoint: SshEndpoint, from_fd: int, to_fd: int, port: int = 22
+) -> None:
+    """Carry bytes between two file descriptors and a port of the server, through its host."""
+    with read(context.cloud) as reader:
+        row = reader.get("hosts", endpoint.server.host_id) if endpoint.server.host_id else None
+    with acting_session(context, _host_of(row, endpoint.server.name)) as session:
+        session.relay(endpoint.subnet_id, endpoint.address, port, from_fd, os.dup(to_fd))
+
+
+def _subnets_with_dhcp(reader: Reader) -> set[str]:
+    return set(reader.column("SELECT id FROM subnets WHERE dhcp = 1 AND deleted_at IS NULL"))
+
+
+def _host_of(host: Row | None, word: str) -> Row:
+    if host is None:
+        raise Conflict(f"Server {word} is on no host.")
+    return host
+
+
+def _wait_on_host(
+    context: Context, host: Row, servers: Sequence[Server], what: str, timeout_s: int
+) -> list[str]:
+    late = []
+    with read(context.cloud) as reader:
+        served = _subnets_with_dhcp(reader)
+    with acting_session(context, host) as session:
+        for server in servers:
+            ports = [
+                {"mac": item.mac, "address": item.address, "subnet_id": item.subnet_id}
+                for item in server.addresses
+                if item.subnet_id in served
+            ]
+            if not ports:
+                continue
+            arguments: Json = {"server_id": server.id, "what": what, "ports": ports}
+            arguments |= {"timeout_s": timeout_s}
+            started = time.monotonic()
+            try:
+                session.act("wait-guest", arguments, timeout_s=timeout_s + 15)
+                said = {"dhcp": "address in the guest", "ssh": "guest answers SSH"}[what]
+                context.watch.trace(said, host["name"], server.name, time.monotonic() - started)
+            except ResourceFailed as error:
+                late.append(f"{server.name} on host {host['name']}: {error.message}")
+    return late

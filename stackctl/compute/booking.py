@@ -1,0 +1,500 @@
+"""The transaction of boot: check, place, allocate, write. All or nothing for the whole count."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from stackctl.compute.capacity import candidates
+from stackctl.compute.scheduler import Decision, Request, no_valid_host, place
+from stackctl.compute.types import GIB, BootRequest, Nic
+from stackctl.errors import Conflict, NoCapacity, UsageError
+from stackctl.hostspec.build import TUNNEL_TYPES
+from stackctl.identity.context import Context
+from stackctl.identity.quota import require
+from stackctl.network.addresses import WantedAddress
+from stackctl.network.allocation import (
+    bind_port,
+    free_hostname,
+    join_server,
+    make_port,
+    unbind_port,
+)
+from stackctl.state import Reader, Row, Writer, find, new_id, now
+
+USER_DATA_LIMIT_BYTES = 65535
+MAX_COUNT = 1000
+
+
+class NoValidHost(NoCapacity):
+    """Some request of a boot fits nowhere; ``decisions`` are the scheduler's."""
+
+    def __init__(self, message: str, decisions: Sequence[Decision]) -> None:
+        super().__init__(message, hint="stackctl host-list   (what each host has and has given)")
+        self.decisions = tuple(decisions)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A boot request with its words turned into rows."""
+
+    request: BootRequest
+    image: Row
+    flavor: Row
+    networks: tuple[Row, ...]
+    ports: tuple[Row | None, ...]
+    public_keys: tuple[tuple[str, str], ...]
+    disk_gb: int
+
+
+def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
+    """Names become rows; what cannot be booted is refused before anything is placed."""
+    _check_words(request)
+    image = find(
+        reader,
+        "images",
+        request.image,
+        noun="image",
+        where="project_id = ? OR visibility IN ('public', 'shared', 'community')",
+        parameters=(context.project_id,),
+    )
+    flavor = find(reader, "flavors", request.flavor, noun="flavor")
+    keys = list(request.public_keys)
+    if request.key_name is not None:
+        keypair = find(
+            reader,
+            "keypairs",
+            request.key_name,
+            noun="keypair",
+            where="user_id = ?",
+            parameters=(context.user_id,),
+        )
+        keys.insert(0, (keypair["name"], keypair["public_key"]))
+    nics = request.nics or _default_nics(context, reader)
+    ports = tuple(_port(context, reader, nic) for nic in nics)
+    networks = tuple(
+        reader.get("networks", port["network_id"]) if port else find_network(context, reader, nic)
+        for nic, port in zip(nics, ports, strict=True)
+    )
+    disk_gb = _root_disk_gb(image, flavor)
+    return Resolved(
+        replace(request, nics=nics), image, flavor, networks, ports, tuple(keys), disk_gb
+    )
+
+
+def book(context: Context, writer: Writer, resolved: Resolved, operation_id: str) -> list[str]:
+    """Write everything about the new servers; returns their ids in order of their names."""
+    request, flavor = resolved.request, resolved.flavor
+    require(writer, context.project_id, "instances", request.count)
+    require(writer, context.project_id, "cores", request.count * flavor["vcpus"])
+    require(writer, context.project_id, "ram_mb", request.count * flavor["ram_mb"])
+    ids = [new_id() for _ in range(request.count)]
+    names = [_server_name(request, index, id_) for index, id_ in enumerate(ids)]
+    _refuse_taken_names(context, writer, request, names)
+    decisions = _place(writer, [_placement(writer, resolved, name) for name in names])
+    for index, (id_, name, decision) in enumerate(zip(ids, names, decisions, strict=True)):
+        _write_server(context, writer, resolved, operation_id, index, id_, name, decision)
+        record_decision(context, writer, decision, id_, operation_id)
+    return ids
+
+
+def place_again(
+    context: Context,
+    writer: Writer,
+    server_ids: Sequence[str],
+    without: Collection[str],
+    operation_id: str,
+) -> list[str]:
+    """Move servers whose host never heard of them to others; returns those that fit nowhere."""
+    left = []
+    for server_id in server_ids:
+        server = writer.get("servers", server_id)
+        request = _placement_of(writer, server)
+        decision = place([request], candidates(writer, without))[0]
+        record_decision(context, writer, decision, server_id, operation_id)
+        if decision.host_id is None:
+            left.append(server_id)
+        else:
+            _move_unborn(writer, server, decision.host_id)
+    return left
+
+
+def record_decision(
+    context: Context,
+    writer: Writer,
+    decision: Decision,
+    server_id: str | None,
+    operation_id: str | None,
+) -> None:
+    """Keep what the scheduler saw, for explain."""
+    writer.insert(
+        "decisions",
+        {
+            "at": now(),
+            "operation_id": operation_id,
+            "name": decision.request.name,
+            "server_id": server_id,
+            "project_id": context.project_id,
+            "decision_json": json.dumps(_plain_decision(decision)),
+        },
+    )
+
+
+def store_blob(writer: Writer, content: bytes) -> str:
+    """Keep a content for hosts to ask for; returns its SHA-256."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    writer.run(
+        "INSERT OR IGNORE INTO blobs (sha256, content, created_at) VALUES (?, ?, ?)",
+        sha256,
+        content,
+        now(),
+    )
+    return sha256
+
+
+def find_network(context: Context, reader: Reader, nic: Nic) -> Row:
+    """The network that a NIC names: one's own or a shared one."""
+    return find(
+        reader,
+        "networks",
+        nic.network or "",
+        noun="network",
+        where="project_id = ? OR shared = 1",
+        parameters=(context.project_id,),
+    )
+
+
+def _check_words(request: BootRequest) -> None:
+    if not 1 <= request.count <= MAX_COUNT:
+        raise UsageError(f"--count {request.count}: between 1 and {MAX_COUNT} servers at a time.")
+    name = request.name
+    if not name.strip() or len(name) > 255 or any(ord(character) < 32 for character in name):
+        raise UsageError("A server's name has 1 to 255 printable characters.")
+    if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT_BYTES:
+        raise UsageError(
+            f"User data has {len(request.user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
+        )
+    if request.count > 1 and any(nic.address or nic.port for nic in request.nics):
+        raise UsageError("A fixed address or a port can be given to one server only (--count 1).")
+
+
+def _default_nics(context: Context, reader: Reader) -> tuple[Nic, ...]:
+    """Nova's rule when no NIC is named: the only network there is, none, or a refusal."""
+    networks = reader.all(
+        "SELECT id FROM networks WHERE deleted_at IS NULL AND (project_id = ? OR shared = 1) "
+        "AND external = 0",
+        context.project_id,
+    )
+    if len(networks) > 1:
+        raise Conflict(
+            "Multiple possible networks found, use a Network ID to be more specific.",
+            hint="stackctl boot ... --nic net=NETWORK   (stackctl net-list shows them)",
+        )
+    return tuple(Nic(network=row["id"]) for row in networks)
+
+
+def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
+    if nic.port is None:
+        return None
+    return find(
+        reader,
+        "ports",
+        nic.port,
+        noun="port",
+        where="project_id = ?",
+        parameters=(context.project_id,),
+    )
+
+
+def _root_disk_gb(image: Row, flavor: Row) -> int:
+    """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
+    if image["status"] != "active":
+        raise Conflict(f"Image {image['name']} is not active.")
+    if flavor["ram_mb"] < image["min_ram_mb"]:
+        raise Conflict(
+            f"Flavor's memory is too small for requested image: {flavor['ram_mb']} MB, "
+            f"{image['name']} needs {image['min_ram_mb']} MB."
+        )
+    image_gb = -(-image["virtual_size_bytes"] // GIB)
+    if flavor["disk_gb"] == 0:
+        return int(max(image_gb, image["min_disk_gb"], 1))
+    if flavor["disk_gb"] < image["min_disk_gb"]:
+        raise Conflict(
+            f"Flavor's disk is smaller than the minimum size specified in image metadata: "
+            f"{flavor['disk_gb']} GB, minimum {image['min_disk_gb']} GB."
+        )
+    if flavor["disk_gb"] * GIB < image["virtual_size_bytes"]:
+        raise Conflict(
+            f"Flavor's disk is too small for requested image. Flavor disk is "
+            f"{flavor['disk_gb'] * GIB} bytes, image is {image['virtual_size_bytes']} bytes."
+        )
+    return int(flavor["disk_gb"])
+
+
+def _server_name(request: BootRequest, index: int, id_: str) -> str:
+    if request.count == 1 and not request.always_numbered:
+        return request.name
+    if request.naming == "uuid":
+        return f"{request.name}-{id_}"
+    return f"{request.name}-{request.first_index + index}"
+
+
+def _refuse_taken_names(
+    context: Context, reader: Reader, request: BootRequest, names: Sequence[str]
+) -> None:
+    """Nova allows two servers of one name; nobody at a command line is helped by it."""
+    marks = ", ".join("?" for _ in names)
+    taken = reader.column(
+        f"SELECT name FROM servers WHERE project_id = ? AND deleted_at IS NULL "
+        f"AND name IN ({marks}) ORDER BY name",
+        context.project_id,
+        *names,
+    )
+    if taken:
+        raise Conflict(
+            f"There is already a server called {', '.join(taken[:5])}. Nothing was booted.",
+            hint="stackctl delete NAME, or boot under another name",
+        )
+
+
+def _place(writer: Writer, requests: Sequence[Request]) -> list[Decision]:
+    decisions = place(requests, candidates(writer))
+    last = decisions[-1]
+    if last.host_id is None:
+        message = no_valid_host(last, len(decisions) - 1, len(requests))
+        raise NoValidHost(f"{message} Nothing was booted.", decisions)
+    return decisions
+
+
+def _placement(reader: Reader, resolved: Resolved, name: str) -> Request:
+    flavor, request = resolved.flavor, resolved.request
+    swap_gb = -(-flavor["swap_mb"] // 1024)
+    return Request(
+        name=name,
+        vcpus=flavor["vcpus"],
+        ram_mb=flavor["ram_mb"],
+        disk_gb=resolved.disk_gb + flavor["ephemeral_gb"] + swap_gb,
+        physical_networks=_physical(resolved.networks),
+        needs_tunnels=_needs_tunnels(reader, resolved.networks),
+        host=_host_hint(reader, request.host),
+        zone=request.zone,
+    )
+
+
+def _placement_of(reader: Reader, server: Row) -> Request:
+    networks = reader.all(
+        "SELECT networks.* FROM networks JOIN ports ON ports.network_id = networks.id "
+        "WHERE ports.device_id = ? AND ports.deleted_at IS NULL",
+        server["id"],
+    )
+    disk_gb = server["disk_gb"] + server["ephemeral_gb"] + -(-server["swap_mb"] // 1024)
+    return Request(
+        name=server["name"],
+        vcpus=server["vcpus"],
+        ram_mb=server["ram_mb"],
+        disk_gb=disk_gb,
+        physical_networks=_physical(networks),
+        needs_tunnels=_needs_tunnels(reader, networks),
+        zone=server["zone"] if server["zone_asked"] else None,
+        host=server["host_asked"],
+    )
+
+
+def _physical(networks: Sequence[Row]) -> frozenset[str]:
+    return frozenset(row["physical_network"] for row in networks if row["physical_network"])
+
+
+def _needs_tunnels(reader: Reader, networks: Sequence[Row]) -> bool:
+    """A cloud of one host has nowhere to tunnel to."""
+    if not any(row["type"] in TUNNEL_TYPES for row in networks):
+        return False
+    return int(reader.value("SELECT count(*) FROM hosts WHERE deleted_at IS NULL")) > 1
+
+
+def _host_hint(reader: Reader, word: str | None) -> str | None:
+    if word is None:
+        return None
+    return str(find(reader, "hosts", word, noun="host")["id"])
+
+
+def _write_server(
+    context: Context,
+    writer: Writer,
+    resolved: Resolved,
+    operation_id: str,
+    index: int,
+    id_: str,
+    name: str,
+    decision: Decision,
+) -> None:
+    network_ids = [row["id"] for row in resolved.networks]
+    hostname = free_hostname(writer, network_ids, name)
+    host = writer.get("hosts", decision.host_id or "")
+    writer.insert(
+        "servers",
+        _identity(context, resolved, operation_id, id_, name, hostname)
+        | _sizes(resolved)
+        | _guest(writer, resolved, index)
+        | _engine(resolved, host),
+    )
+    context.watch.trace("server placed", host["name"], name, 0.0)
+    _write_disks(writer, resolved, id_, host["id"])
+    owner = f"compute:{host['zone']}"
+    for nic_index, (nic, network, port) in enumerate(
+        zip(resolved.request.nics, resolved.networks, resolved.ports, strict=True)
+    ):
+        port_id = _write_port(context, writer, nic, network, port, id_, owner, nic_index, hostname)
+        bind_port(writer, port_id, host["id"])
+        _trace_port(context, writer, host["name"], port_id, name)
+    writer.change.servers.add(id_)
+
+
+def _identity(
+    context: Context, resolved: Resolved, operation_id: str, id_: str, name: str, hostname: str
+) -> Row:
+    return {
+        "id": id_,
+        "project_id": context.project_id,
+        "user_id": context.user_id,
+        "name": name,
+        "hostname": hostname,
+        "image_id": resolved.image["id"],
+        "key_name": resolved.request.key_name,
+        "cluster_id": resolved.request.cluster_id,
+        "operation_id": operation_id,
+        "vm_state": "building",
+        "task_state": "spawning",
+        "created_at": now(),
+    }
+
+
+def _sizes(resolved: Resolved) -> Row:
+    flavor = resolved.flavor
+    return {
+        "flavor_id": flavor["id"],
+        "flavor_name": flavor["name"],
+        "vcpus": flavor["vcpus"],
+        "ram_mb": flavor["ram_mb"],
+        "disk_gb": resolved.disk_gb,
+        "ephemeral_gb": flavor["ephemeral_gb"],
+        "swap_mb": flavor["swap_mb"],
+    }
+
+
+def _guest(writer: Writer, resolved: Resolved, index: int) -> Row:
+    request = resolved.request
+    files = [
+        {"path": file.path, "sha256": store_blob(writer, file.content), "mode": file.mode}
+        for file in request.files
+    ]
+    user_data = request.user_data
+    return {
+        "public_keys_json": json.dumps([{"name": n, "key": k} for n, k in resolved.public_keys]),
+        "metadata_json": json.dumps(request.metadata),
+        "files_json": json.dumps(files),
+        "user_data_sha256": store_blob(writer, user_data) if user_data is not None else None,
+        "launch_index": index,
+    }
+
+
+def _engine(resolved: Resolved, host: Row) -> Row:
+    """What the domain is made of is fixed now, so that it stays the same wherever it goes."""
+    properties = json.loads(resolved.image["properties_json"])
+    facts = json.loads(host["facts_json"])
+    request = resolved.request
+    return {
+        "host_id": host["id"],
+        "zone": host["zone"],
+        "zone_asked": int(request.zone is not None),
+        "host_asked": host["id"] if request.host is not None else None,
+        "machine_type": properties.get("hw_machine_type")
+        or facts.get("machine_types", {}).get("pc"),
+        "disk_bus": properties.get("hw_disk_bus", "virtio"),
+        "nic_model": properties.get("hw_vif_model", "virtio"),
+    }
+
+
+def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: str) -> None:
+    flavor = resolved.flavor
+    disks = [("root", resolved.disk_gb * GIB, resolved.image["id"])]
+    if flavor["ephemeral_gb"]:
+        disks.append(("ephemeral", flavor["ephemeral_gb"] * GIB, None))
+    if flavor["swap_mb"]:
+        disks.append(("swap", flavor["swap_mb"] * 1024**2, None))
+    for position, (kind, size_bytes, image_id) in enumerate(disks):
+        row: Row = {"id": new_id(), "server_id": server_id, "host_id": host_id, "kind": kind}
+        row |= {"position": position, "format": "qcow2", "size_bytes": size_bytes}
+        writer.insert("disks", row | {"image_id": image_id, "state": "build", "created_at": now()})
+
+
+def _write_port(
+    context: Context,
+    writer: Writer,
+    nic: Nic,
+    network: Row,
+    port: Row | None,
+    server_id: str,
+    owner: str,
+    nic_index: int,
+    hostname: str,
+) -> str:
+    if port is not None:
+        joined = join_server(
+            writer,
+            port["id"],
+            server_id=server_id,
+            device_owner=owner,
+            nic_index=nic_index,
+            hostname=hostname,
+        )
+        return joined.id
+    made = make_port(
+        writer,
+        project_id=context.project_id,
+        network=network,
+        wanted=[WantedAddress(address=nic.address)] if nic.address else (),
+        device_owner=owner,
+        device_id=server_id,
+        nic_index=nic_index,
+        hostname=hostname,
+        made_for_server=True,
+    )
+    return made.id
+
+
+def _trace_port(context: Context, reader: Reader, host: str, port_id: str, name: str) -> None:
+    """The slides' steps 2 and 3: the port is made, and has its address."""
+    context.watch.trace(
+        "port allocated", host, f"{name} {reader.get('ports', port_id)['mac']}", 0.0
+    )
+    addresses = reader.column(
+        "SELECT address FROM addresses WHERE port_id = ? AND released_serial IS NULL", port_id
+    )
+    context.watch.trace("address allocated", host, f"{name} {' '.join(addresses)}", 0.0)
+
+
+def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:
+    """Give a server that no host has seen to another host."""
+    ports = writer.column(
+        "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", server["id"]
+    )
+    for port_id in ports:
+        unbind_port(writer, port_id, server["host_id"])
+        bind_port(writer, port_id, host_id)
+    writer.run("UPDATE disks SET host_id = ? WHERE server_id = ?", host_id, server["id"])
+    writer.update(
+        "servers",
+        server["id"],
+        host_id=host_id,
+        build_attempts=server["build_attempts"] + 1,
+        version=server["version"] + 1,
+    )
+    writer.change.servers.add(server["id"])
+
+
+def _plain_decision(decision: Decision) -> dict[str, object]:
+    plain = asdict(decision)
+    plain["request"]["physical_networks"] = sorted(decision.request.physical_networks)
+    return plain

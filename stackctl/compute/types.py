@@ -1,0 +1,114 @@
+"""What callers give to and get from the compute services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+GIB = 1024**3
+NAMING_STYLES = ("index", "uuid")
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One NIC, in the order the guest sees them: a network (and address in it), or a port."""
+
+    network: str | None = None
+    address: str | None = None
+    port: str | None = None
+
+
+@dataclass(frozen=True)
+class GuestFile:
+    """A file for the guest, delivered on its config drive."""
+
+    path: str
+    content: bytes
+    mode: str = "0600"
+
+
+@dataclass(frozen=True)
+class BootRequest:
+    """What ``boot`` is asked for.
+
+    ``naming``: with a count above one, names are NAME-1.. (index, today's Nova) or NAME-UUID
+    (uuid, as on the slides). ``first_index`` begins the count elsewhere than at 1.
+    """
+
+    name: str
+    image: str
+    flavor: str
+    count: int = 1
+    nics: tuple[Nic, ...] = ()
+    key_name: str | None = None
+    user_data: bytes | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    files: tuple[GuestFile, ...] = ()
+    host: str | None = None
+    zone: str | None = None
+    naming: str = "index"
+    first_index: int = 1
+    always_numbered: bool = False
+    public_keys: tuple[tuple[str, str], ...] = ()
+    cluster_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """One address of a server and the network it is in."""
+
+    network: str
+    address: str
+    mac: str
+    subnet_id: str
+    port_id: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a server is in ERROR: the engine's own words, where and when."""
+
+    message: str
+    detail: str
+    host: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server as people see it; states as of ``observed_at``."""
+
+    id: str
+    name: str
+    hostname: str
+    status: str
+    task_state: str | None
+    vm_state: str
+    power_state: str
+    addresses: tuple[ServerAddress, ...]
+    image: str
+    flavor: str
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
+    ephemeral_gb: int
+    key_name: str | None
+    host: str
+    host_id: str | None
+    zone: str
+    metadata: dict[str, str]
+    fault: Fault | None
+    created_at: str
+    launched_at: str | None
+    observed_at: str | None
+    interrupted: bool = False
+
+    def networks(self) -> dict[str, list[str]]:
+        """Addresses by network name, first NIC first."""
+        grouped: dict[str, list[str]] = {}
+        for item in self.addresses:
+            grouped.setdefault(item.network, []).append(item.address)
+        return grouped
+
+
+Json = dict[str, Any]

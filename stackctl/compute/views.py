@@ -1,0 +1,96 @@
+"""Servers as people see them, read from the database alone."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+from stackctl.compute.lifecycle import status
+from stackctl.compute.types import Fault, Server, ServerAddress
+from stackctl.identity.context import Context
+from stackctl.operation.recover import interrupted
+from stackctl.state import Reader, Row, find
+
+_SERVERS = """
+SELECT servers.*, ifnull(hosts.name, '') AS host_name, ifnull(images.name, '') AS image_name
+FROM servers LEFT JOIN hosts ON hosts.id = servers.host_id
+LEFT JOIN images ON images.id = servers.image_id
+WHERE {} ORDER BY servers.created_at DESC, servers.launch_index DESC, servers.name DESC
+"""
+
+_ADDRESSES = """
+SELECT ports.device_id, ports.id AS port_id, ports.mac, networks.name AS network,
+       ifnull(addresses.address, '') AS address, ifnull(addresses.subnet_id, '') AS subnet_id
+FROM servers JOIN ports ON ports.device_id = servers.id AND ports.deleted_at IS NULL
+JOIN networks ON networks.id = ports.network_id
+LEFT JOIN addresses ON addresses.port_id = ports.id AND addresses.released_serial IS NULL
+WHERE {} ORDER BY ports.nic_index, addresses.id
+"""
+
+
+def server_row(context: Context, reader: Reader, word: str) -> Row:
+    """The asker's live server of this name or id."""
+    return find(
+        reader,
+        "servers",
+        word,
+        noun="server",
+        where="project_id = ?",
+        parameters=(context.project_id,),
+    )
+
+
+def live_servers(context: Context, reader: Reader) -> list[Server]:
+    """All servers of the asker's project, newest first."""
+    where = "servers.project_id = ? AND servers.deleted_at IS NULL"
+    return _servers(reader, where, context.project_id)
+
+
+def servers_by_id(reader: Reader, ids: Sequence[str]) -> list[Server]:
+    """These servers, deleted or not, in this order."""
+    marks = ", ".join("?" for _ in ids)
+    found = {server.id: server for server in _servers(reader, f"servers.id IN ({marks})", *ids)}
+    return [found[id_] for id_ in ids if id_ in found]
+
+
+def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:
+    rows = reader.all(_SERVERS.format(where), *parameters)
+    addresses: dict[str, list[ServerAddress]] = defaultdict(list)
+    for row in reader.all(_ADDRESSES.format(where), *parameters):
+        server_id = row.pop("device_id")
+        addresses[server_id].append(ServerAddress(**row))
+    in_between = any(row["task_state"] for row in rows)
+    dead = {row["id"] for row in interrupted(reader)} if in_between else set()
+    return [_server(row, addresses[row["id"]], row["operation_id"] in dead) for row in rows]
+
+
+def _server(row: Row, addresses: list[ServerAddress], ownerless: bool) -> Server:
+    told = json.loads(row["fault_json"]) if row["fault_json"] else None
+    fault = Fault(told["message"], told["detail"], told["host"], told["at"]) if told else None
+    return Server(
+        id=row["id"],
+        name=row["name"],
+        hostname=row["hostname"],
+        status=status(row["vm_state"], row["task_state"]),
+        task_state=row["task_state"],
+        vm_state=row["vm_state"],
+        power_state=row["power_state"],
+        addresses=tuple(addresses),
+        image=row["image_name"],
+        flavor=row["flavor_name"],
+        vcpus=row["vcpus"],
+        ram_mb=row["ram_mb"],
+        disk_gb=row["disk_gb"],
+        ephemeral_gb=row["ephemeral_gb"],
+        key_name=row["key_name"],
+        host=row["host_name"],
+        host_id=row["host_id"],
+        zone=row["zone"],
+        metadata=json.loads(row["metadata_json"]),
+        fault=fault,
+        created_at=row["created_at"],
+        launched_at=row["launched_at"],
+        observed_at=row["observed_at"],
+        interrupted=ownerless and row["task_state"] is not None,
+    )

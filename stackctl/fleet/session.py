@@ -1,0 +1,266 @@
+"""An exchange with the agent of one host, as the controller sees it.
+
+Connect, start the agent, ``open``, hello; then any of converge, act and relay; then bye. All that
+comes from the host is untrusted (see untrusted.py).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from agent import wire
+from agent.spec import to_plain
+from stackctl.errors import AgentFailed, Bug, NotFound, ResourceFailed, StackctlError
+from stackctl.fleet import untrusted
+from stackctl.fleet.channel import Channel
+from stackctl.fleet.relay import pump
+from stackctl.fleet.starting import Progress, start_agent
+from stackctl.fleet.types import Accepted, Hello, Opening, Target
+
+_SHA256 = re.compile(r'"([0-9a-f]{64})"')
+
+
+def _no_file(sha256: str) -> Path:
+    raise NotFound(f"nobody said where the image {sha256[:12]} lies")
+
+
+def _ignore(*_: Any) -> None:
+    return None
+
+
+class AgentSession:
+    """Implements ``stackctl.fleet.types.Session``."""
+
+    hello: Hello
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        progress: Progress = _ignore,
+        on_step: Callable[[dict[str, Any]], None] = _ignore,
+    ) -> None:
+        self.name = channel.name
+        self._channel = channel
+        self._progress = progress
+        self._on_step = on_step
+        self._results: dict[str, dict[str, Any]] = {}
+        self._results_changed = threading.Condition()
+        self._somebody_reads = False
+
+    def begin(self, target: Target, opening: Opening, image_file: Callable[[str], Path]) -> None:
+        """Open the exchange: push the images that the agent lacks, hear its hello."""
+        self._channel.send(open_message(target, opening))
+        self._channel.start_pings()
+        allowed = {image.sha256 for image in opening.images}
+        while True:
+            message = self._channel.receive_message("want", "step", "hello")
+            if message["type"] == "want":
+                for sha256 in untrusted.hashes(message.get("hashes"), allowed):
+                    self._send_file(sha256, image_file)
+            elif message["type"] == "step":
+                self._on_step(untrusted.mapping(message))
+            else:
+                self.hello = read_hello(self.name, message)
+                return
+
+    def converge(
+        self,
+        spec: dict[str, Any],
+        blob: Callable[[str], bytes],
+        on_reports: Callable[[list[wire.Report]], None],
+    ) -> dict[str, Any]:
+        """Send the spec, answer what the agent wants, hand on reports; returns ``done``."""
+        frame = wire.encode_message({"type": "spec", "spec": spec})
+        if len(frame) > wire.MAX_JSON_BYTES:
+            raise Bug(f"The spec of host {self.name} has {len(frame)} bytes, too many to send.")
+        allowed = set(_SHA256.findall(frame[5:].decode()))
+        self._channel.spec_sent = True
+        self._channel.send_raw(frame)
+        while True:
+            message = self._channel.receive_message("want", "reports", "step", "done")
+            if message["type"] == "want":
+                for sha256 in untrusted.hashes(message.get("hashes"), allowed):
+                    self._send_content(sha256, blob)
+            elif message["type"] == "reports":
+                on_reports(untrusted.reports(message.get("reports")))
+            elif message["type"] == "step":
+                self._on_step(untrusted.mapping(message))
+            else:
+                return untrusted.mapping(message)
+
+    def act(self, name: str, arguments: dict[str, Any], timeout_s: float = 60) -> Any:
+        """Have the agent do one action; raises ResourceFailed with its words.
+
+        ``arguments["action_id"]``, where given, makes a repeated action harmless. Several
+        threads may wait for actions of one session at once.
+        """
+        action_id = self._send_action(name, arguments)
+        message = self._result_of(action_id, time.monotonic() + timeout_s)
+        if message is None:
+            raise AgentFailed(
+                f"{name} on host {self.name} has not ended after {timeout_s:g} s. "
+                "What it does there may still go on."
+            )
+        return self._value(name, message)
+
+    def _send_action(self, name: str, arguments: dict[str, Any]) -> str:
+        arguments = dict(arguments)
+        action_id = str(arguments.pop("action_id", uuid.uuid4()))
+        self._channel.send({"type": "act", "id": action_id, "name": name, "args": arguments})
+        return action_id
+
+    def _result_of(self, action_id: str, deadline: float) -> dict[str, Any] | None:
+        """The result of an action; whoever waits reads the channel, for all who wait."""
+        while time.monotonic() < deadline:
+            with self._results_changed:
+                if action_id in self._results:
+                    return self._results.pop(action_id)
+                if self._somebody_reads:
+                    self._results_changed.wait(1)
+                    continue
+                self._somebody_reads = True
+            try:
+                message = self._channel.receive_message("step", "result", "ping")
+            finally:
+                with self._results_changed:
+                    self._somebody_reads = False
+                    self._results_changed.notify_all()
+            self._take(message)
+        return None
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "step":
+            self._on_step(untrusted.mapping(message))
+        elif message["type"] == "result":
+            with self._results_changed:
+                self._results[untrusted.line(message.get("id"), 64)] = message
+                self._results_changed.notify_all()
+
+    def _value(self, name: str, message: dict[str, Any]) -> Any:
+        if message.get("ok") is True:
+            return untrusted.plain(message.get("value"), untrusted.VALUE_LIMIT)
+        fault = untrusted.fault(message.get("fault"))
+        raise ResourceFailed(f"{name} on host {self.name} failed: {fault.message}.")
+
+    def relay(self, subnet_id: str, address: str, port: int, from_fd: int, to_fd: int) -> None:
+        """Carry bytes between two file descriptors and a TCP port inside a subnet.
+
+        Ends when the other side has said all it had to say.
+        """
+        where = {"subnet_id": subnet_id, "address": address, "port": port}
+        self._send_action("relay", where)
+        self._value("relay", self._channel.receive_message("result"))
+        pump(self._channel, from_fd, to_fd)
+
+    def _send_file(self, sha256: str, image_file: Callable[[str], Path]) -> None:
+        """Send an image; one that cannot be read is said to be missing, others go on."""
+        try:
+            file = image_file(sha256).open("rb")
+        except (OSError, StackctlError) as error:
+            self._send_excuse(sha256, error)
+            return
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            what = f"sending image {sha256[:12]} to {self.name}"
+            self._channel.send({"type": "blob", "sha256": sha256, "size_bytes": size})
+            for sent, piece in _pieces(file, size):
+                self._channel.send_bytes(piece)
+                self._progress(what, sent, size)
+
+    def _send_content(self, sha256: str, blob: Callable[[str], bytes]) -> None:
+        try:
+            content = blob(sha256)
+        except (OSError, StackctlError) as error:
+            self._send_excuse(sha256, error)
+            return
+        self._channel.send({"type": "blob", "sha256": sha256, "size_bytes": len(content)})
+        for _, piece in _pieces(io.BytesIO(content), len(content)):
+            self._channel.send_bytes(piece)
+
+    def _send_excuse(self, sha256: str, error: Exception) -> None:
+        self._channel.send({"type": "blob", "sha256": sha256, "error": str(error)})
+
+    def close(self) -> None:
+        """Say bye and end the connection."""
+        self._channel.close()
+
+    def abort(self) -> None:
+        """End the connection at once, from any thread; whoever waits gets ChannelLost."""
+        self._channel.abort()
+
+
+def open_session(
+    target: Target,
+    opening: Opening,
+    *,
+    image_file: Callable[[str], Path] = _no_file,
+    progress: Progress = _ignore,
+    on_step: Callable[[dict[str, Any]], None] = _ignore,
+) -> AgentSession:
+    """Connect to a host and begin an exchange with its agent.
+
+    ``image_file(sha256)`` is the local file of an image of the opening that the host lacks;
+    ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets the agent's
+    steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or AgentFailed.
+    """
+    channel = start_agent(target, progress)
+    session = AgentSession(channel, progress=progress, on_step=on_step)
+    try:
+        session.begin(target, opening, image_file)
+    except BaseException:
+        session.abort()
+        raise
+    return session
+
+
+def open_message(target: Target, opening: Opening) -> dict[str, Any]:
+    """The ``open`` message of an exchange."""
+    return {
+        "type": "open",
+        "protocol": wire.PROTOCOL,
+        "mode": opening.mode,
+        "cloud_id": opening.cloud_id,
+        "host_id": target.host_id,
+        "images": to_plain(opening.images),
+        "claim": opening.claim,
+        "lock_timeout_s": opening.lock_timeout_s,
+        "kill_at": opening.kill_at,
+    }
+
+
+def read_hello(name: str, message: dict[str, Any]) -> Hello:
+    """An agent's hello, checked."""
+    if message.get("protocol", wire.PROTOCOL) != wire.PROTOCOL:
+        raise AgentFailed(f"The agent on host {name} speaks another protocol.")
+    accepted = message.get("accepted")
+    if accepted is not None:
+        pair = untrusted.mapping(accepted)
+        accepted = Accepted(
+            untrusted.number(pair.get("serial")), untrusted.line(pair.get("nonce", ""), 64)
+        )
+    agent = untrusted.line(message.get("agent_version", ""), 64)
+    return Hello(
+        accepted=accepted,
+        boot_id=untrusted.line(message.get("boot_id", ""), 64),
+        facts={**untrusted.mapping(message.get("facts")), "agent": agent},
+    )
+
+
+def _pieces(file: IO[bytes], size: int) -> Iterator[tuple[int, bytes]]:
+    """The first ``size`` bytes of a file in pieces, each with how much that makes so far."""
+    sent = 0
+    while sent < size:
+        piece = file.read(min(wire.BLOB_CHUNK_BYTES, size - sent))
+        if not piece:
+            raise Bug("A file became shorter while it was sent.")
+        sent += len(piece)
+        yield sent, piece

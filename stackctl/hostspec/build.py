@@ -1,0 +1,236 @@
+"""Pure: the rows around a host become the one document that tells it what to be."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+
+from agent import spec
+from stackctl.hostspec.snapshot import HostSnapshot
+from stackctl.state import Row
+
+TUNNEL_TYPES = ("vxlan", "gre")
+DHCP_OWNER = "network:dhcp"
+DEFAULT_COMMAND_LINE = "console=ttyS0 root=/dev/vda"
+
+
+def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec:
+    """What this host must have, as of the transaction (serial, nonce)."""
+    host = snapshot.host
+    return spec.HostSpec(
+        format=spec.SPEC_FORMAT,
+        cloud_id=snapshot.cloud["id"],
+        host_id=host["id"],
+        serial=serial,
+        nonce=nonce,
+        settings=_settings(host),
+        networks=tuple(_network(snapshot, row) for row in snapshot.networks),
+        ports=_ports(snapshot),
+        images=tuple(_image(row) for row in _by_id(snapshot.images.values())),
+        disks=tuple(_disk(row) for row in _by_id(snapshot.disks)),
+        servers=tuple(_server(snapshot, row) for row in snapshot.servers),
+        tombstones=tuple(
+            spec.Tombstone(kind=row["kind"], id=row["id"], version=0) for row in snapshot.tombstones
+        ),
+    )
+
+
+def _by_id(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: row["id"])
+
+
+def _settings(host: Row) -> spec.HostSettings:
+    mappings = json.loads(host["bridge_mappings_json"])
+    return spec.HostSettings(
+        virt_type=host["virt_type"],
+        datapath=host["datapath"],
+        tunnel_address=host["tunnel_address"],
+        bridge_mappings=tuple(
+            spec.BridgeMapping(item["physical_network"], item["bridge"], item["nic"])
+            for item in mappings
+        ),
+        on_boot=host["on_boot"],
+    )
+
+
+def _network(snapshot: HostSnapshot, row: Row) -> spec.Network:
+    tunnelled = row["type"] in TUNNEL_TYPES
+    neighbours = [port for port in snapshot.neighbours if port["network_id"] == row["id"]]
+    return spec.Network(
+        id=row["id"],
+        version=row["version"],
+        type=row["type"],
+        physical_network=row["physical_network"],
+        segmentation_id=row["segmentation_id"],
+        local_vlan=row["local_vlan"],
+        mtu=row["mtu"],
+        admin_up=bool(row["admin_up"]),
+        domain=row["domain"],
+        subnets=tuple(_subnet(snapshot, subnet) for subnet in snapshot.subnets.get(row["id"], [])),
+        names=tuple(_names(snapshot, neighbours)),
+        remote_ports=tuple(_remote_ports(snapshot, neighbours)) if tunnelled else (),
+        flood_to=tuple(snapshot.flood_to.get(row["id"], [])) if tunnelled else (),
+    )
+
+
+def _subnet(snapshot: HostSnapshot, row: Row) -> spec.Subnet:
+    routes = json.loads(row["host_routes_json"])
+    return spec.Subnet(
+        id=row["id"],
+        version=row["version"],
+        number=row["number"],
+        cidr=row["cidr"],
+        gateway=row["gateway"],
+        dhcp=_dhcp(snapshot, row) if row["dhcp"] else None,
+        dns_nameservers=tuple(json.loads(row["dns_nameservers_json"])),
+        host_routes=tuple(
+            spec.HostRoute(route["destination"], route["nexthop"]) for route in routes
+        ),
+    )
+
+
+def _dhcp(snapshot: HostSnapshot, subnet: Row) -> spec.Dhcp | None:
+    """The subnet's DHCP port; None before the subnet had its first port."""
+    for port in snapshot.neighbours:
+        if port["device_owner"] != DHCP_OWNER or port["network_id"] != subnet["network_id"]:
+            continue
+        for address in snapshot.addresses.get(port["id"], []):
+            if address["subnet_id"] == subnet["id"]:
+                return spec.Dhcp(port["id"], address["address"], port["mac"])
+    return None
+
+
+def _names(snapshot: HostSnapshot, neighbours: list[Row]) -> Iterable[spec.Name]:
+    for port in neighbours:
+        if port["hostname"]:
+            for address in snapshot.addresses.get(port["id"], []):
+                yield spec.Name(port["hostname"], address["address"])
+
+
+def _remote_ports(snapshot: HostSnapshot, neighbours: list[Row]) -> Iterable[spec.RemotePort]:
+    for port in neighbours:
+        if port["tunnel_address"]:
+            addresses = [row["address"] for row in snapshot.addresses.get(port["id"], [])]
+            yield spec.RemotePort(port["mac"], tuple(addresses), port["tunnel_address"])
+
+
+def _ports(snapshot: HostSnapshot) -> tuple[spec.Port, ...]:
+    by_server: dict[str, list[Row]] = defaultdict(list)
+    for row in snapshot.ports:
+        by_server[row["device_id"]].append(row)
+    gateways = {
+        subnet["id"]: subnet["gateway"] for rows in snapshot.subnets.values() for subnet in rows
+    }
+    private = {row["id"] for row in snapshot.networks if not row["shared"] and not row["external"]}
+    ports = []
+    for rows in by_server.values():
+        rows.sort(key=lambda row: row["nic_index"])
+        router = next((row["id"] for row in rows if _has_gateway(snapshot, row, gateways)), None)
+        resolver = next((row["id"] for row in rows if row["network_id"] in private), rows[0]["id"])
+        ports += [_port(snapshot, row, router, resolver) for row in rows]
+    return tuple(sorted(ports, key=lambda port: port.id))
+
+
+def _has_gateway(snapshot: HostSnapshot, port: Row, gateways: dict[str, str | None]) -> bool:
+    addresses = snapshot.addresses.get(port["id"], [])
+    return any(gateways.get(address["subnet_id"]) for address in addresses)
+
+
+def _port(
+    snapshot: HostSnapshot, row: Row, router_port: str | None, resolver_port: str
+) -> spec.Port:
+    return spec.Port(
+        id=row["id"],
+        version=row["version"],
+        network_id=row["network_id"],
+        server_id=row["device_id"],
+        mac=row["mac"],
+        addresses=tuple(
+            spec.FixedAddress(address["subnet_id"], address["address"])
+            for address in snapshot.addresses.get(row["id"], [])
+        ),
+        hostname=row["hostname"],
+        admin_up=bool(row["admin_up"]),
+        role=row["role"],
+        port_security=bool(row["port_security"]),
+        gives_default_route=row["id"] == router_port,
+        gives_name_server=row["id"] == resolver_port,
+    )
+
+
+def _image(row: Row) -> spec.Image:
+    return spec.Image(
+        id=row["id"],
+        sha256=row["sha256"],
+        size_bytes=row["size_bytes"],
+        disk_format="qcow2" if row["disk_format"] == "qcow2" else "raw",
+        url=row["source_url"] if row["host_may_fetch"] else None,
+    )
+
+
+def _disk(row: Row) -> spec.Disk:
+    return spec.Disk(
+        id=row["id"],
+        version=row["version"],
+        server_id=row["server_id"],
+        kind=row["kind"],
+        format=row["format"],
+        size_bytes=row["size_bytes"],
+        build=row["state"] == "build",
+        image_id=row["image_id"],
+    )
+
+
+def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
+    disks = [disk for disk in snapshot.disks if disk["server_id"] == row["id"]]
+    ports = [port for port in snapshot.ports if port["device_id"] == row["id"]]
+    return spec.Server(
+        id=row["id"],
+        version=row["version"],
+        vcpus=row["vcpus"],
+        ram_mb=row["ram_mb"],
+        power=spec.Power(row["power_serial"], row["power_action"]),
+        guest=_guest(row),
+        disks=tuple(disk["id"] for disk in sorted(disks, key=lambda disk: disk["position"])),
+        ports=tuple(port["id"] for port in sorted(ports, key=lambda port: port["nic_index"])),
+        machine_type=row["machine_type"],
+        cpu_mode=row["cpu_mode"],
+        disk_bus=row["disk_bus"],
+        nic_model=row["nic_model"],
+        kernel=_kernel(snapshot, row),
+        held=bool(row["held"]),
+        moving=bool(row["moving"]),
+    )
+
+
+def _guest(row: Row) -> spec.Guest:
+    metadata: dict[str, str] = json.loads(row["metadata_json"])
+    return spec.Guest(
+        hostname=row["hostname"],
+        name=row["name"],
+        project_id=row["project_id"],
+        launch_index=row["launch_index"],
+        availability_zone=row["zone"],
+        public_keys=tuple(
+            spec.PublicKey(key["name"], key["key"]) for key in json.loads(row["public_keys_json"])
+        ),
+        metadata=tuple(sorted(metadata.items())),
+        user_data_sha256=row["user_data_sha256"],
+        files=tuple(
+            spec.FileContent(file["path"], file["sha256"], file["mode"])
+            for file in json.loads(row["files_json"])
+        ),
+    )
+
+
+def _kernel(snapshot: HostSnapshot, server: Row) -> spec.DirectKernel | None:
+    image = snapshot.images.get(server["image_id"] or "")
+    if image is None or image["kernel_id"] is None:
+        return None
+    properties = json.loads(image["properties_json"])
+    return spec.DirectKernel(
+        kernel_image_id=image["kernel_id"],
+        ramdisk_image_id=image["ramdisk_id"],
+        command_line=properties.get("os_command_line", DEFAULT_COMMAND_LINE),
+    )

@@ -1,0 +1,140 @@
+"""The rows that one host's spec is made of, and only those: nothing here grows with the cloud.
+
+Everything is reached from the host: its bindings, their networks, the servers and disks on it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from stackctl.state import Reader, Row
+
+
+@dataclass
+class HostSnapshot:
+    """Rows around one host, from one transaction."""
+
+    cloud: Row
+    host: Row
+    networks: list[Row]
+    subnets: dict[str, list[Row]]
+    ports: list[Row]
+    """Ports bound to this host, with the binding's ``role``."""
+    addresses: dict[str, list[Row]]
+    """By port id, for every port of these networks."""
+    neighbours: list[Row]
+    """All live ports of these networks that have a name or live on another host; with
+    ``tunnel_address`` of their active host (None: here, or nowhere)."""
+    flood_to: dict[str, list[str]]
+    servers: list[Row]
+    disks: list[Row]
+    images: dict[str, Row]
+    tombstones: list[Row] = field(default_factory=list)
+
+
+def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
+    """Read what ``build_spec`` needs about one host."""
+    networks = reader.all(_NETWORKS, host_id)
+    network_ids = [row["id"] for row in networks]
+    disks = reader.all("SELECT * FROM disks WHERE host_id = ? AND deleted_at IS NULL", host_id)
+    servers = reader.all(
+        "SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL ORDER BY id", host_id
+    )
+    return HostSnapshot(
+        cloud=reader.all("SELECT * FROM cloud")[0],
+        host=reader.get("hosts", host_id),
+        networks=networks,
+        subnets=_grouped(reader, _SUBNETS, network_ids, "network_id"),
+        ports=reader.all(_PORTS, host_id),
+        addresses=_grouped(reader, _ADDRESSES, network_ids, "port_id"),
+        neighbours=_neighbours(reader, host_id, network_ids),
+        flood_to=_flood_to(reader, host_id, network_ids),
+        servers=servers,
+        disks=disks,
+        images=_images(reader, servers, disks),
+        tombstones=reader.all(_TOMBSTONES, host_id),
+    )
+
+
+_NETWORKS = """
+SELECT networks.*, host_networks.local_vlan FROM host_networks
+JOIN networks ON networks.id = host_networks.network_id
+WHERE host_networks.host_id = ? AND host_networks.released_serial IS NULL
+  AND networks.deleted_at IS NULL
+ORDER BY networks.id
+"""
+
+_PORTS = """
+SELECT ports.*, bindings.role FROM bindings JOIN ports ON ports.id = bindings.port_id
+WHERE bindings.host_id = ? AND ports.deleted_at IS NULL ORDER BY ports.id
+"""
+
+_SUBNETS = """
+SELECT * FROM subnets WHERE network_id IN ({}) AND deleted_at IS NULL ORDER BY id
+"""
+
+_ADDRESSES = """
+SELECT * FROM addresses WHERE network_id IN ({}) AND released_serial IS NULL
+  AND port_id IS NOT NULL ORDER BY id
+"""
+
+# One row per port; the host it is active on, when that is another one with a tunnel address.
+_NEIGHBOURS = """
+SELECT ports.id, ports.network_id, ports.mac, ports.hostname, ports.device_owner,
+       hosts.tunnel_address
+FROM ports
+LEFT JOIN bindings ON bindings.port_id = ports.id AND bindings.role = 'active'
+LEFT JOIN hosts ON hosts.id = bindings.host_id AND hosts.id <> ?
+WHERE ports.network_id IN ({}) AND ports.deleted_at IS NULL
+ORDER BY ports.id
+"""
+
+_FLOOD_TO = """
+SELECT host_networks.network_id, hosts.tunnel_address FROM host_networks
+JOIN hosts ON hosts.id = host_networks.host_id
+WHERE host_networks.network_id IN ({}) AND host_networks.released_serial IS NULL
+  AND hosts.id <> ? AND hosts.tunnel_address IS NOT NULL AND hosts.deleted_at IS NULL
+ORDER BY hosts.tunnel_address
+"""
+
+_TOMBSTONES = """
+SELECT * FROM tombstones WHERE host_id = ? AND acknowledged_at IS NULL ORDER BY kind, id
+"""
+
+
+def _marks(items: list[str]) -> str:
+    return ", ".join("?" for _ in items)
+
+
+def _grouped(reader: Reader, sql: str, ids: list[str], key: str) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in reader.all(sql.format(_marks(ids)), *ids):
+        groups[row[key]].append(row)
+    return groups
+
+
+def _neighbours(reader: Reader, host_id: str, network_ids: list[str]) -> list[Row]:
+    return reader.all(_NEIGHBOURS.format(_marks(network_ids)), host_id, *network_ids)
+
+
+def _flood_to(reader: Reader, host_id: str, network_ids: list[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for row in reader.all(_FLOOD_TO.format(_marks(network_ids)), *network_ids, host_id):
+        groups[row["network_id"]].append(row["tunnel_address"])
+    return groups
+
+
+def _images(reader: Reader, servers: list[Row], disks: list[Row]) -> dict[str, Row]:
+    """Images that disks stand on, and the kernels that servers boot from."""
+    wanted = {disk["image_id"] for disk in disks}
+    booted = {server["image_id"] for server in servers if server["image_id"]}
+    with_kernel = reader.all(
+        f"SELECT * FROM images WHERE id IN ({_marks(sorted(booted))}) AND kernel_id IS NOT NULL",
+        *sorted(booted),
+    )
+    for image in with_kernel:
+        wanted |= {image["id"], image["kernel_id"], image["ramdisk_id"]}
+    ids = sorted(wanted - {None})
+    rows = reader.all(f"SELECT * FROM images WHERE id IN ({_marks(ids)})", *ids)
+    return {row["id"]: row for row in rows}

@@ -1,0 +1,65 @@
+"""Which networks, subnets and ports somebody can see and use, by name, id or start of an id."""
+
+from __future__ import annotations
+
+from stackctl.identity.context import Context, find_own
+from stackctl.state import Reader, Row, find
+
+VISIBLE_NETWORK = "(project_id = ? OR shared = 1 OR external = 1)"
+"""Own networks, and those that others share; takes the project's id."""
+
+_VISIBLE_SUBNET = f"network_id IN (SELECT id FROM networks WHERE {VISIBLE_NETWORK})"
+
+
+def visible_network(context: Context, reader: Reader, word: str) -> Row:
+    """A network that the asker may use: its own, or a shared or external one."""
+    return find(
+        reader,
+        "networks",
+        word,
+        noun="network",
+        where=VISIBLE_NETWORK,
+        parameters=(context.project_id,),
+    )
+
+
+def own_network(context: Context, reader: Reader, word: str) -> Row:
+    """A network that the asker may change."""
+    return find_own(context, reader, "networks", word, noun="network")
+
+
+def visible_subnet(context: Context, reader: Reader, word: str) -> Row:
+    """A subnet of a network that the asker may use."""
+    return find(
+        reader,
+        "subnets",
+        word,
+        noun="subnet",
+        where=_VISIBLE_SUBNET,
+        parameters=(context.project_id,),
+    )
+
+
+def own_subnet(context: Context, reader: Reader, word: str) -> Row:
+    """A subnet that the asker may change."""
+    return find_own(context, reader, "subnets", word, noun="subnet")
+
+
+def subnet_in(reader: Reader, network: Row, word: str) -> Row:
+    """A subnet of this network."""
+    parameters = (network["id"],)
+    where = "network_id = ?"
+    return find(reader, "subnets", word, noun="subnet", where=where, parameters=parameters)
+
+
+def own_port(context: Context, reader: Reader, word: str) -> Row:
+    """A port of the asker's project."""
+    return find_own(context, reader, "ports", word, noun="port")
+
+
+def visible_subnets(context: Context, reader: Reader) -> list[Row]:
+    """Every subnet of the networks that the asker may use, oldest first."""
+    return reader.all(
+        f"SELECT * FROM subnets WHERE deleted_at IS NULL AND {_VISIBLE_SUBNET} ORDER BY rowid",
+        context.project_id,
+    )

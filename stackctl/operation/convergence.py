@@ -1,0 +1,170 @@
+"""Many exchanges at once: carrying hosts are waited for, peripheral ones are only told."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from agent.spec import HostSpec
+from stackctl.errors import HostUnreachable, StackctlError
+from stackctl.fleet.types import Opening, Session
+from stackctl.identity.context import Context
+from stackctl.operation import exchange as one
+from stackctl.operation.exchange import Exchange
+from stackctl.state import Row, read
+
+if TYPE_CHECKING:
+    from stackctl.fleet.parallel import OpenSessions
+
+TRIES_AFTER_LOSS = 2
+"""An agent that vanished in the middle is followed by one more exchange: converging is safe to
+repeat, and finishes what the first one began."""
+
+Body = Callable[[Session, Exchange], None]
+
+
+def converge(
+    context: Context,
+    carrying: Iterable[str],
+    peripheral: Iterable[str],
+    operation_id: str,
+    *,
+    kill_at: int = 0,
+) -> list[Exchange]:
+    """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
+
+    def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
+        images = one.images_wanted(context, host["id"])
+        # Only a host that was never converged may be without a claim: later that is a fault.
+        claim = host["applied_serial"] == 0
+        opening = one.opening(context, "converge", images, kill_at, claim=claim)
+
+        def body(session: Session, exchange: Exchange) -> None:
+            one.converge_host(context, session, exchange, operation_id)
+
+        return _with_tries(context, host, opening, body, brief, sessions)
+
+    exchanges = _each(
+        context, dict.fromkeys(peripheral, True) | dict.fromkeys(carrying, False), work
+    )
+    for exchange in exchanges:
+        _remember_error(context, exchange)
+    return exchanges
+
+
+def observe(context: Context, specs: Mapping[str, HostSpec]) -> list[Exchange]:
+    """Ask hosts what they would do to become these specs."""
+
+    def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
+        def body(session: Session, exchange: Exchange) -> None:
+            one.observe_host(context, session, exchange, specs[host["id"]])
+
+        opening = one.opening(context, "observe", (), 0)
+        return _with_tries(context, host, opening, body, brief, sessions)
+
+    exchanges = _each(context, dict.fromkeys(specs, True), work)
+    for exchange in exchanges:
+        if exchange.error is not None:
+            context.watch.warn(exchange.error.message)
+    return exchanges
+
+
+@contextmanager
+def acting_session(context: Context, host: Row) -> Iterator[Session]:
+    """An exchange that only asks or acts: no host lock, no spec."""
+    with _session(context, host, one.opening(context, "act", (), 0), False, None) as session:
+        yield session
+
+
+def _each(
+    context: Context,
+    hosts: Mapping[str, bool],
+    work: Callable[[Row, bool, OpenSessions], Exchange],
+) -> list[Exchange]:
+    """Work on all hosts at once. ``hosts``: id -> whether little time is to be spent on it."""
+    if not hosts:
+        return []
+    # Reaching hosts costs 0.2 s of imports, which commands that reach none do not pay.
+    from stackctl.fleet.parallel import OpenSessions, for_each
+    from stackctl.fleet.target import target_of
+
+    with read(context.cloud) as reader:
+        rows = {host_id: reader.get("hosts", host_id) for host_id in sorted(hosts)}
+    sessions = OpenSessions()
+    results = for_each(
+        [target_of(row, context.cloud) for row in rows.values()],
+        lambda target: work(rows[target.host_id], hosts[target.host_id], sessions),
+        sessions=sessions,
+    )
+    for result in results.values():
+        if isinstance(result, Exception):  # errors of hosts are in exchanges: this one is ours
+            raise result
+    return [result for result in results.values() if isinstance(result, Exchange)]
+
+
+def _with_tries(
+    context: Context,
+    host: Row,
+    opening: Opening,
+    body: Body,
+    brief: bool,
+    sessions: OpenSessions,
+) -> Exchange:
+    from stackctl.fleet.errors import ChannelLost
+
+    exchange = Exchange(host["id"], host["name"], peripheral=brief)
+    for _ in range(TRIES_AFTER_LOSS):
+        exchange.error = None
+        exchange.failures.clear()
+        try:
+            with _session(context, host, opening, brief, sessions) as session:
+                body(session, exchange)
+        except StackctlError as error:
+            exchange.error = error
+        if not (isinstance(exchange.error, ChannelLost) and exchange.sent):
+            break
+        # A point at which a test ends the agent is reached once.
+        opening = dataclasses.replace(opening, kill_at=0)
+    return exchange
+
+
+@contextmanager
+def _session(
+    context: Context,
+    host: Row,
+    opening: Opening,
+    brief: bool,
+    sessions: OpenSessions | None,
+) -> Iterator[Session]:
+    from stackctl.fleet.session import open_session
+    from stackctl.fleet.target import target_of
+
+    started = time.monotonic()
+    session = open_session(
+        target_of(host, context.cloud, peripheral=brief),
+        opening,
+        image_file=lambda sha256: one.image_file(context, sha256),
+        progress=context.watch.progress,
+    )
+    context.watch.trace("host answered", host["name"], host["address"], time.monotonic() - started)
+    if sessions is not None:
+        sessions.add(session)
+    try:
+        yield session
+    finally:
+        if sessions is not None:
+            sessions.discard(session)
+        session.close()
+
+
+def _remember_error(context: Context, exchange: Exchange) -> None:
+    error = exchange.error
+    if error is None:
+        return
+    if isinstance(error, HostUnreachable):
+        one.mark_unreachable(context, exchange.host_id, error.message)
+    if exchange.peripheral:
+        context.watch.warn(f"{error.message} It learns of this when it is converged next.")

@@ -1,0 +1,207 @@
+"""One exchange with one host: hello, the newest spec, its reports into the database."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.spec import HostSpec, Image, to_plain
+from agent.wire import Report
+from stackctl import killpoint
+from stackctl.errors import HostAhead, StackctlError
+from stackctl.fleet.types import Hello, Opening, Session
+from stackctl.hostspec import build_spec, load_snapshot
+from stackctl.identity.context import Context
+from stackctl.operation.outcome import Failure, PlannedStep
+from stackctl.operation.reports import Reporter
+from stackctl.state import Row, Writer, now, read, write
+
+LOCK_TIMEOUT_S = 120.0
+
+
+@dataclass
+class Exchange:
+    """What became of one exchange. ``sent`` tells whether the host got to know the spec."""
+
+    host_id: str
+    host_name: str
+    sent: bool = False
+    peripheral: bool = False
+    error: StackctlError | None = None
+    failures: list[Failure] = field(default_factory=list)
+    planned: list[PlannedStep] = field(default_factory=list)
+
+
+def images_wanted(context: Context, host_id: str) -> tuple[Image, ...]:
+    """Images that the host will need, told before it takes its lock."""
+    with read(context.cloud) as reader:
+        return build_spec(load_snapshot(reader, host_id), 0, "").images
+
+
+def converge_host(
+    context: Context, session: Session, exchange: Exchange, operation_id: str
+) -> None:
+    """Send the newest spec over an open session and write what comes back."""
+    host_spec = _issue(context, exchange.host_id, session.hello)
+    killpoint.reached("spec-issued")
+    reporter = Reporter(exchange.host_id, exchange.host_name, operation_id, context.operator)
+
+    def on_reports(reports: list[Report]) -> None:
+        killpoint.reached("reports-received")
+        _trace_reports(context, exchange.host_name, reports, labels)
+        with write(context.cloud) as writer:
+            reporter.write(writer, reports)
+
+    labels = _labels(host_spec)
+    started = time.monotonic()
+    exchange.sent = True
+    session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
+    killpoint.reached("host-done")
+    exchange.failures += reporter.failures
+    context.watch.trace("converged", exchange.host_name, "", time.monotonic() - started)
+    with write(context.cloud) as writer:
+        _applied(writer, exchange.host_id, host_spec.serial)
+
+
+def observe_host(
+    context: Context, session: Session, exchange: Exchange, host_spec: HostSpec
+) -> None:
+    """Ask what the host would do to become this spec; nothing is changed there or here."""
+    labels = _labels(host_spec)
+
+    def on_reports(reports: list[Report]) -> None:
+        for report in reports:
+            if report.result == "unchanged":
+                continue
+            why = str(report.facts.get("why", ""))
+            if report.fault is not None:
+                why = report.fault.message
+            name = labels.get(report.id, report.id)
+            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why, name)
+            exchange.planned.append(step)
+
+    session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
+    exchange.sent = True
+
+
+def spec_now(context: Context, host_id: str) -> HostSpec:
+    """The spec of a host as the database stands, for a look that changes nothing."""
+    with read(context.cloud) as reader:
+        snapshot = load_snapshot(reader, host_id)
+    return build_spec(snapshot, snapshot.cloud["serial"], snapshot.cloud["nonce"])
+
+
+def blob(context: Context, sha256: str) -> bytes:
+    """A stored content by its SHA-256."""
+    with read(context.cloud) as reader:
+        content = reader.value("SELECT content FROM blobs WHERE sha256 = ?", sha256)
+    return bytes(content)
+
+
+def image_file(context: Context, sha256: str) -> Path:
+    """The file of an image that a host asks for."""
+    return context.cloud.images / sha256
+
+
+def opening(
+    context: Context,
+    mode: str,
+    images: tuple[Image, ...],
+    kill_at: int,
+    *,
+    claim: bool = False,
+) -> Opening:
+    """How to begin an exchange in this cloud; ``claim``: a host that nobody has may become ours."""
+    with read(context.cloud) as reader:
+        cloud_id = reader.value("SELECT id FROM cloud")
+    return Opening(
+        cloud_id, mode, images, claim=claim, lock_timeout_s=LOCK_TIMEOUT_S, kill_at=kill_at
+    )
+
+
+def mark_unreachable(context: Context, host_id: str, why: str) -> None:
+    """Remember that a host did not answer, and since when."""
+    with write(context.cloud) as writer:
+        writer.run(
+            "UPDATE hosts SET unreachable_since = ifnull(unreachable_since, ?), "
+            "unreachable_why = ? WHERE id = ?",
+            now(),
+            why,
+            host_id,
+        )
+
+
+def _issue(context: Context, host_id: str, hello: Hello) -> HostSpec:
+    """Read the newest snapshot for a host whose lock we hold, and remember what it is sent."""
+    with write(context.cloud) as writer:
+        host = writer.get("hosts", host_id)
+        _refuse_if_ahead(host, hello)
+        host_spec = build_spec(load_snapshot(writer, host_id), writer.serial, writer.nonce)
+        writer.update(
+            "hosts",
+            host_id,
+            sent_serial=writer.serial,
+            sent_nonce=writer.nonce,
+            boot_id=hello.boot_id,
+            facts_json=json.dumps(hello.facts) if hello.facts else host["facts_json"],
+            seen_at=now(),
+            unreachable_since=None,
+            unreachable_why="",
+        )
+    return host_spec
+
+
+def _refuse_if_ahead(host: Row, hello: Hello) -> None:
+    accepted = hello.accepted
+    if accepted is None or accepted.serial < host["sent_serial"]:
+        return
+    if (accepted.serial, accepted.nonce) == (host["sent_serial"], host["sent_nonce"]):
+        return
+    raise HostAhead(
+        f"Host {host['name']} has accepted serial {accepted.serial}, which this database never "
+        f"sent to it (last sent: {host['sent_serial']}): it is an older copy, or a second one. "
+        "Nothing was changed on the host.",
+        hint="stackctl recover --adopt   (after making sure that no newer database exists)",
+    )
+
+
+def _applied(writer: Writer, host_id: str, serial: int) -> None:
+    writer.update("hosts", host_id, applied_serial=serial)
+    writer.run(
+        "DELETE FROM host_networks WHERE host_id = ? AND released_serial <= ?", host_id, serial
+    )
+    writer.run(
+        "UPDATE disks SET state = 'deleted', deleted_at = ifnull(deleted_at, ?) WHERE id IN "
+        "(SELECT id FROM tombstones WHERE kind = 'disk' AND host_id = ? "
+        " AND acknowledged_at IS NOT NULL)",
+        now(),
+        host_id,
+    )
+
+
+def _trace_reports(
+    context: Context, host: str, reports: list[Report], labels: dict[str, str]
+) -> None:
+    for report in reports:
+        label = labels.get(report.id, report.id)
+        context.watch.trace(f"{report.kind} {report.result}", host, label, report.seconds)
+
+
+def _labels(host_spec: HostSpec) -> dict[str, str]:
+    """What people call the resources of a spec, by id."""
+    labels = {server.id: server.guest.name for server in host_spec.servers}
+    for disk in host_spec.disks:
+        labels[disk.id] = f"{labels.get(disk.server_id, disk.server_id)} {disk.kind}"
+    tags = {network.id: network.local_vlan for network in host_spec.networks}
+    for port in host_spec.ports:
+        addresses = " ".join(item.address for item in port.addresses)
+        name = labels.get(port.server_id, port.server_id)
+        labels[port.id] = f"{name} {addresses} (local VLAN {tags[port.network_id]})"
+    for network in host_spec.networks:
+        for subnet in network.subnets:
+            labels[subnet.id] = subnet.cidr
+            if subnet.dhcp is not None:
+                labels[subnet.dhcp.port_id] = f"DHCP of {subnet.cidr}"
+    return labels

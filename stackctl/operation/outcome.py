@@ -1,0 +1,75 @@
+"""What became of an operation: its value, and what failed on which host in the engine's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from stackctl.errors import PartlyDone, ResourceFailed, StackctlError
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One resource of this operation that is not as it should be.
+
+    ``error`` is the class that the command ends with when nothing else succeeded.
+    """
+
+    kind: str
+    id: str
+    name: str
+    host: str
+    message: str
+    error: type[StackctlError] = ResourceFailed
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """What a host would do (--dry-run, drift); ``name`` is what people call the resource."""
+
+    host: str
+    kind: str
+    id: str
+    result: str
+    why: str
+    name: str = ""
+
+
+@dataclass
+class Done(Generic[T]):
+    """The end of an operation. ``succeeded`` counts what of it is as it should be."""
+
+    value: T
+    operation_id: str
+    failures: list[Failure] = field(default_factory=list)
+    succeeded: int = 0
+    planned: list[PlannedStep] = field(default_factory=list)
+    hint: str = ""
+
+    def with_value(self, value: U) -> Done[U]:
+        """The same end of the same operation, told with another value."""
+        return Done(
+            value, self.operation_id, self.failures, self.succeeded, self.planned, self.hint
+        )
+
+    def check(self) -> None:
+        """Raise what the command must end with: nothing, the failures' own status, or 40."""
+        if not self.failures:
+            return
+        message = " ".join(dict.fromkeys(_sentence(failure) for failure in self.failures))
+        kinds = {failure.error for failure in self.failures}
+        error = kinds.pop() if len(kinds) == 1 else ResourceFailed
+        if self.succeeded:
+            error = PartlyDone
+        raise error(message, hint=self.hint or "stackctl events")
+
+
+def _sentence(failure: Failure) -> str:
+    if failure.kind == "host":
+        return failure.message
+    name = f" {failure.name}" if failure.name else f" {failure.id[:8]}"
+    where = f" on host {failure.host}" if failure.host else ""
+    return f"{failure.kind}{name}{where}: {failure.message}"

@@ -1,0 +1,134 @@
+"""Operations whose owner died: found by their free lock, rolled forward, settled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from stackctl.errors import NotFound
+from stackctl.identity.context import Context
+from stackctl.operation import convergence
+from stackctl.operation.owner import owner_is_alive
+from stackctl.operation.settle import fail_build
+from stackctl.state import Reader, Row, Writer, find, now, read, write
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """One operation that was found without its owner, and what became of it."""
+
+    id: str
+    summary: str
+    started_at: str
+    outcome: str
+    message: str
+
+
+def interrupted(reader: Reader) -> list[Row]:
+    """Operations that still count as running though the process that began them is gone."""
+    running = reader.all("SELECT * FROM operations WHERE outcome = 'running' ORDER BY started_at")
+    return [row for row in running if not owner_is_alive(row["lock_file"], row["id"])]
+
+
+def settle_interrupted(context: Context) -> None:
+    """Close dead operations whose hosts have all applied what they were to do.
+
+    Called by every command after its own convergence; a dead operation with a host that is down
+    stays open and blocks nobody.
+    """
+    with read(context.cloud) as reader:
+        if not interrupted(reader):
+            return
+    with write(context.cloud) as writer:
+        for row in interrupted(writer):
+            if not _behind(writer, row):
+                _finish(writer, row, "done", "finished by a later command")
+
+
+def recover(context: Context) -> list[Recovered]:
+    """Bring the hosts of dead operations up to date and settle what they left.
+
+    Servers whose host does not answer become ERROR with the reason.
+    """
+    with read(context.cloud) as reader:
+        dead = interrupted(reader)
+    hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])}
+    exchanges = convergence.converge(context, hosts, (), dead[0]["id"]) if dead else []
+    errors = {item.host_id: item.error.message for item in exchanges if item.error is not None}
+    recovered = []
+    with write(context.cloud) as writer:
+        for row in dead:
+            recovered.append(_recover_one(writer, row, errors))
+    return recovered
+
+
+def adopt(context: Context, host_word: str | None) -> list[str]:
+    """Accept that hosts are ahead of this database: the serial is raised above theirs.
+
+    Returns the names of the hosts whose accepted pair was taken over. For a database that was
+    restored from a backup, when no newer one exists.
+    """
+    adopted = []
+    for row in _hosts(context, host_word):
+        with convergence.acting_session(context, row) as session:
+            accepted = session.hello.accepted
+        if accepted is None or accepted.serial <= row["sent_serial"]:
+            continue
+        with write(context.cloud) as writer:
+            serial = max(writer.serial, accepted.serial + 1)
+            writer.run("UPDATE cloud SET serial = ?", serial)
+            writer.update(
+                "hosts", row["id"], sent_serial=accepted.serial, sent_nonce=accepted.nonce
+            )
+        adopted.append(row["name"])
+    return adopted
+
+
+def _hosts(context: Context, word: str | None) -> list[Row]:
+    with read(context.cloud) as reader:
+        if word is not None:
+            return [find(reader, "hosts", word, noun="host")]
+        rows = reader.all("SELECT * FROM hosts WHERE deleted_at IS NULL ORDER BY name")
+    if not rows:
+        raise NotFound("This cloud has no hosts.", hint="stackctl host-add NAME --address ADDRESS")
+    return rows
+
+
+def _behind(reader: Reader, operation: Row) -> list[str]:
+    """Names of the operation's hosts that have not applied its last transaction."""
+    hosts = [reader.get("hosts", host_id) for host_id in json.loads(operation["hosts_json"])]
+    return [
+        host["name"]
+        for host in hosts
+        if host["deleted_at"] is None and host["applied_serial"] < operation["serial"]
+    ]
+
+
+def _recover_one(writer: Writer, operation: Row, errors: dict[str, str]) -> Recovered:
+    left = writer.all(
+        "SELECT * FROM servers WHERE operation_id = ? AND vm_state = 'building' "
+        "AND deleted_at IS NULL",
+        operation["id"],
+    )
+    for server in left:
+        host = writer.get("hosts", server["host_id"])["name"] if server["host_id"] else ""
+        why = errors.get(server["host_id"] or "", "its host did not build it")
+        message = f"The command that built it was interrupted, and then: {why}"
+        fail_build(writer, server, host, message, operation["id"])
+    behind = _behind(writer, operation)
+    if behind:
+        message = f"waits for {', '.join(behind)}"
+        return Recovered(
+            operation["id"], operation["summary"], operation["started_at"], "interrupted", message
+        )
+    outcome = "failed" if left else "done"
+    message = f"{len(left)} servers could not be built" if left else "rolled forward"
+    _finish(writer, operation, outcome, message)
+    return Recovered(
+        operation["id"], operation["summary"], operation["started_at"], outcome, message
+    )
+
+
+def _finish(writer: Writer, operation: Row, outcome: str, message: str) -> None:
+    phase = f"converge ({message})"
+    writer.update("operations", operation["id"], outcome=outcome, phase=phase, finished_at=now())

@@ -1,0 +1,245 @@
+"""A transaction, then a convergence: the one way in which commands change the world.
+
+An operation of several phases is several transactions, each followed by a convergence of the
+hosts that it touched. Whatever happens to this process, the next command finds the operation's
+row with a free lock and brings the hosts to what the rows say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from agent.spec import HostSpec, digest
+from stackctl import killpoint
+from stackctl.errors import Conflict, HostAhead
+from stackctl.hostspec import Affected, affected_hosts, build_spec, load_snapshot
+from stackctl.identity.context import Context
+from stackctl.operation import convergence
+from stackctl.operation.exchange import Exchange
+from stackctl.operation.outcome import Done, Failure
+from stackctl.operation.owner import owner_is_alive, take_ownership
+from stackctl.operation.recover import settle_interrupted
+from stackctl.operation.settle import settle_servers
+from stackctl.state import Change, Row, Writer, new_id, now, read, write
+
+T = TypeVar("T")
+
+
+class Operation:
+    """One command's work. Made by ``begin``; see ``run`` for the common case of one phase."""
+
+    def __init__(self, context: Context, kind: str, summary: str, arguments: dict[str, Any]):
+        self.context = context
+        self.kind = kind
+        self.summary = summary
+        self.arguments_sha256 = digest({"kind": kind, "arguments": arguments})
+        self.id = new_id()
+        self.change = Change()
+        self.exchanges: dict[str, Exchange] = {}
+        self.repeated: Row | None = None
+        self._lock_file = ""
+        self._recorded = False
+        self._pending = Affected(frozenset(), frozenset())
+        self._hosts: set[str] = set()
+        self._rehearsed: dict[str, HostSpec] = {}
+
+    def transact(
+        self, work: Callable[[Writer], T], remember: Callable[[T], dict[str, Any]] | None = None
+    ) -> T:
+        """Do one phase's transaction; ``remember`` says what a repeated request returns."""
+        with write(self.context.cloud, dry_run=self.context.dry_run) as writer:
+            value = work(writer)
+            affected = affected_hosts(writer, writer.change)
+            for host_id in affected.all:
+                writer.update("hosts", host_id, issued_serial=writer.serial)
+            self._hosts |= affected.all
+            self._record(writer, remember(value) if remember else None)
+            if self.context.dry_run:
+                self._rehearsed = {id_: _spec(writer, id_) for id_ in affected.carrying}
+        self._pending = affected
+        self._note_change(writer.change)
+        return value
+
+    def converge(self) -> list[Exchange]:
+        """Bring the hosts of the last transaction up to date, in parallel; returns their exchanges.
+
+        In a rehearsal the hosts are only asked what they would do.
+        """
+        if self.context.dry_run:
+            exchanges = convergence.observe(self.context, self._rehearsed)
+        else:
+            exchanges = convergence.converge(
+                self.context, self._pending.carrying, self._pending.peripheral, self.id
+            )
+        self.exchanges |= {exchange.host_id: exchange for exchange in exchanges}
+        return [exchange for exchange in exchanges if exchange.host_id in self._pending.carrying]
+
+    def work_around(self, host_id: str) -> None:
+        """Go on without a host that was not reached: its servers are given to others."""
+        exchange = self.exchanges[host_id]
+        exchange.peripheral = True
+        if exchange.error is not None:
+            self.context.watch.warn(f"{exchange.error.message} Trying other hosts.")
+
+    def abandon(self, why: str) -> None:
+        """End an operation whose rows were taken back."""
+        with write(self.context.cloud) as writer:
+            writer.update(
+                "operations", self.id, outcome="failed", phase=f"undone ({why})", finished_at=now()
+            )
+
+    def finish(self, value: T) -> Done[T]:
+        """Settle what is still open, record the outcome, and say what became of it."""
+        done = Done(value, self.id)
+        done.planned = [step for item in self.exchanges.values() for step in item.planned]
+        if self.context.dry_run:
+            return done
+        done.failures = self._host_failures()
+        killpoint.reached("before-finish")
+        with write(self.context.cloud) as writer:
+            broken, well = settle_servers(writer, self.change.servers, self.exchanges, self.id)
+            done.failures += broken
+            done.succeeded = well
+            outcome = "done" if not done.failures else "partly" if well else "failed"
+            writer.update("operations", self.id, outcome=outcome, finished_at=now())
+        settle_interrupted(self.context)
+        return done
+
+    def _host_failures(self) -> list[Failure]:
+        failures = []
+        with_servers = self._hosts_of_servers()
+        for exchange in self.exchanges.values():
+            failures += [item for item in exchange.failures if self._concerns(item)]
+            # What a lost host means for servers is said server by server.
+            if exchange.error is None or exchange.host_id in with_servers:
+                continue
+            if not exchange.peripheral or isinstance(exchange.error, HostAhead):
+                name, message = exchange.host_name, exchange.error.message
+                kind = type(exchange.error)
+                failures.append(Failure("host", exchange.host_id, name, name, message, kind))
+        return failures
+
+    def _concerns(self, failure: Failure) -> bool:
+        """Whether a failure on a host belongs to what this operation changed.
+
+        Its own servers are left out: what became of them is read from their rows.
+        """
+        if failure.kind == "server":
+            return bool(self.change.hosts) and failure.id not in self.change.servers
+        touched = self.change.networks | self.change.ports | self.change.hosts
+        return failure.id.split("/")[0] in touched or bool(self.change.hosts)
+
+    def _hosts_of_servers(self) -> set[str]:
+        with read(self.context.cloud) as reader:
+            rows = (reader.get("servers", server_id) for server_id in self.change.servers)
+            return {row["host_id"] for row in rows if row["deleted_at"] is None}
+
+    def _note_change(self, change: Change) -> None:
+        self.change.hosts |= change.hosts
+        self.change.networks |= change.networks
+        self.change.ports |= change.ports
+        self.change.servers |= change.servers
+
+    def _record(self, writer: Writer, result: dict[str, Any] | None) -> None:
+        """Write the operation's row with its first transaction, and keep it up with the others."""
+        values: dict[str, Any] = {"hosts_json": json.dumps(sorted(self._hosts))}
+        values["serial"] = writer.serial
+        if result is not None:
+            values["result_json"] = json.dumps(result)
+        if self._recorded:
+            writer.update("operations", self.id, **values)
+            return
+        writer.insert("operations", self._row() | values)
+        self._recorded = not self.context.dry_run
+
+    def _row(self) -> Row:
+        context = self.context
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "summary": self.summary,
+            "project_id": context.project_id,
+            "user_name": context.operator,
+            "request_id": context.request_id,
+            "arguments_sha256": self.arguments_sha256,
+            "phase": "converge",
+            "outcome": "running",
+            "lock_file": self._lock_file,
+            "owner_pid": os.getpid(),
+            "started_at": now(),
+        }
+
+
+@contextmanager
+def begin(
+    context: Context, kind: str, summary: str, arguments: dict[str, Any]
+) -> Iterator[Operation]:
+    """An operation, owned by this process while the block runs.
+
+    ``operation.repeated`` is the row of an earlier one with the same request id: its hosts have
+    then been brought up to date, and the block only has to return its result. A block that ends
+    by an exception after its first transaction leaves a row without an owner, which is what a
+    killed process leaves: the next command goes on from there.
+    """
+    operation = Operation(context, kind, summary, arguments)
+    owner = take_ownership(context.cloud, operation.id)
+    operation._lock_file = str(owner.path)
+    try:
+        if context.request_id is not None:
+            operation.repeated = _earlier(operation)
+        yield operation
+    finally:
+        owner.release()
+
+
+def run(
+    context: Context,
+    kind: str,
+    summary: str,
+    arguments: dict[str, Any],
+    work: Callable[[Writer], T],
+    again: Callable[[Row], T] | None = None,
+    remember: Callable[[T], dict[str, Any]] | None = None,
+) -> Done[T]:
+    """One transaction, then the convergence of the hosts it touched.
+
+    ``remember`` turns the value into what is stored with the request id, ``again`` turns the
+    stored operation row back into the value when the request is repeated.
+    """
+    with begin(context, kind, summary, arguments) as operation:
+        if operation.repeated is not None and again is not None:
+            return Done(again(operation.repeated), operation.repeated["id"])
+        value = operation.transact(work, remember)
+        operation.converge()
+        return operation.finish(value)
+
+
+def _spec(writer: Writer, host_id: str) -> HostSpec:
+    return build_spec(load_snapshot(writer, host_id), writer.serial, writer.nonce)
+
+
+def _earlier(operation: Operation) -> Row | None:
+    """The operation that had this request id before; what it left undone is done now."""
+    context = operation.context
+    with read(context.cloud) as reader:
+        row = reader.one(
+            "SELECT * FROM operations WHERE project_id = ? AND request_id = ?",
+            context.project_id,
+            context.request_id,
+        )
+    if row is None:
+        return None
+    if row["arguments_sha256"] != operation.arguments_sha256:
+        raise Conflict(
+            f"The request id '{context.request_id}' was used before for something else "
+            f"({row['summary']}, {row['started_at']}). Nothing was done."
+        )
+    if owner_is_alive(row["lock_file"], row["id"]):
+        raise Conflict(f"The request '{context.request_id}' is still being carried out.")
+    hosts: Iterable[str] = json.loads(row["hosts_json"])
+    convergence.converge(context, frozenset(hosts), frozenset(), row["id"])
+    return row

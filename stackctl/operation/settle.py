@@ -1,0 +1,92 @@
+"""What is still open when a convergence ends: servers of hosts that did not answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from stackctl.errors import PartlyDone, ResourceFailed
+from stackctl.operation.events import note
+from stackctl.operation.exchange import Exchange
+from stackctl.operation.outcome import Failure
+from stackctl.state import Row, Writer, now
+
+
+def settle_servers(
+    writer: Writer,
+    server_ids: Iterable[str],
+    exchanges: Mapping[str, Exchange],
+    operation_id: str,
+) -> tuple[list[Failure], int]:
+    """No server of a finished operation stays in between: (those that failed, how many are well).
+
+    A server whose build was not confirmed becomes ERROR with the reason; a task on a server that
+    exists ends, and what was asked of it is carried out when its host is back.
+    """
+    failures, well = [], 0
+    for server_id in sorted(server_ids):
+        server = writer.get("servers", server_id)
+        failure = _settle(writer, server, exchanges.get(server["host_id"] or ""), operation_id)
+        if failure is None:
+            well += 1
+        else:
+            failures.append(failure)
+    return failures, well
+
+
+def fail_build(writer: Writer, server: Row, host: str, message: str, operation_id: str) -> None:
+    """A server that could not be built: ERROR, with the reason, left alone until it is named."""
+    fault = {"message": message, "detail": "", "command": "", "host": host, "at": now()}
+    values = {"vm_state": "error", "task_state": None, "held": 1}
+    writer.update("servers", server["id"], **values, fault_json=json.dumps(fault))
+    note(
+        writer,
+        action="build",
+        kind="server",
+        resource_id=server["id"],
+        name=server["name"],
+        message=message,
+        level="error",
+        host=host,
+        operation_id=operation_id,
+    )
+
+
+def _settle(
+    writer: Writer, server: Row, exchange: Exchange | None, operation_id: str
+) -> Failure | None:
+    if server["deleted_at"] is not None:
+        return _settle_deleted(writer, server, exchange)
+    host = exchange.host_name if exchange else ""
+    error = exchange.error if exchange else None
+    if server["vm_state"] == "building":
+        message = error.message if error else "the host did not say what became of it"
+        if exchange is not None and exchange.sent and error is not None:
+            message = f"{message} The host stopped answering while the server was being built."
+        fail_build(writer, server, host, message, operation_id)
+        kind = type(error) if error else ResourceFailed
+        return Failure("server", server["id"], server["name"], host, message, kind)
+    if server["vm_state"] == "error":
+        fault = json.loads(server["fault_json"] or "{}")
+        message = fault.get("message", "it is in state ERROR")
+        return Failure("server", server["id"], server["name"], fault.get("host", host), message)
+    if server["task_state"] is not None:
+        writer.update("servers", server["id"], task_state=None)
+    if error is not None:
+        message = error.message
+        return Failure("server", server["id"], server["name"], host, message, type(error))
+    return None
+
+
+def _settle_deleted(writer: Writer, server: Row, exchange: Exchange | None) -> Failure | None:
+    left = writer.value(
+        "SELECT count(*) FROM tombstones WHERE server_id = ? AND acknowledged_at IS NULL",
+        server["id"],
+    )
+    if not left:
+        return None
+    host = exchange.host_name if exchange else ""
+    why = exchange.error.message if exchange and exchange.error else "Its removal failed."
+    message = f"{why} It is deleted; what is left of it there goes when the host is converged."
+    # The deletion itself is committed, so this is never "nothing was done".
+    return Failure("server", server["id"], server["name"], host, message, PartlyDone)

@@ -1,0 +1,129 @@
+"""What holds for every test: it leaves nothing behind.
+
+A test that leaves a file descriptor, a thread or a child process open fails. A module of tests
+that leaves processes (even detached ones), network namespaces, network devices or bridge ports
+on the machine fails. On a machine where others work at the same time, set
+STACKCTL_SHARED_MACHINE=1: then only what this run started itself is counted.
+"""
+
+import gc
+import os
+import shutil
+import subprocess
+import threading
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Inherited by everything that the run starts, however far it detaches itself.
+MARK = f"STACKCTL_TEST_RUN={uuid.uuid4()}"
+SHARED = os.environ.get("STACKCTL_SHARED_MACHINE") == "1"
+PATIENCE_S = 5.0
+
+os.environ.update([MARK.split("=", 1)])
+# A test never meets the clouds, colours or options of whoever runs it.
+for _name in ("STACKCTL_CLOUD", "STACKCTL_CLOUDS", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+    os.environ.pop(_name, None)
+os.environ["TERM"] = "xterm"
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_open():
+    before = (descriptors(), threads(), children())
+    yield
+    settle(lambda: (descriptors() - before[0], threads() - before[1], children() - before[2]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaves_the_machine_as_it_was():
+    before = (our_processes(), machine())
+    yield
+    settle(lambda: (our_processes() - before[0], machine() - before[1]))
+
+
+@pytest.fixture
+def clouds(tmp_path, monkeypatch):
+    """A folder of clouds of its own, so that no test meets a real one."""
+    folder = tmp_path / "clouds"
+    monkeypatch.setenv("STACKCTL_CLOUDS", str(folder))
+    return folder
+
+
+def settle(leaks) -> None:
+    """Fail unless nothing is left within a moment (an ending process needs one)."""
+    deadline = time.monotonic() + PATIENCE_S
+    left = leaks()
+    while any(left) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+        left = leaks()
+    if any(left):
+        pytest.fail("left behind: " + "; ".join(str(dict(kind)) for kind in left if kind))
+
+
+def descriptors() -> Counter:
+    """What this process has open, by what it points to."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(path.readlink())
+        except FileNotFoundError:
+            continue
+        # Sockets and pipes differ by number each time; their count is what matters.
+        kind = target.partition(":[")[0]
+        if kind != f"/proc/{os.getpid()}/fd":
+            found.append(kind)
+    return Counter(found)
+
+
+def threads() -> Counter:
+    return Counter(thread.name for thread in threading.enumerate() if not thread.daemon)
+
+
+def children() -> Counter:
+    """Children of this process, by name; the dead ones that nobody waited for, too."""
+    me = str(os.getpid())
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (folder / "stat").read_text().rpartition(")")
+        except OSError:
+            continue
+        if rest.split()[1] == me:
+            found.append(name.partition("(")[2])
+    return Counter(found)
+
+
+def our_processes() -> Counter:
+    """Everything that this run started and that still runs, by name."""
+    mark = MARK.encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                found.append((folder / "comm").read_text().strip())
+        except OSError:
+            continue
+    return Counter(found)
+
+
+def machine() -> Counter:
+    """Network namespaces, network devices and bridge ports of this machine."""
+    if SHARED:
+        return Counter()
+    found = [f"namespace {path.name}" for path in Path("/run/netns").glob("*")]
+    found += [f"device {path.name}" for path in Path("/sys/class/net").glob("*")]
+    found += [f"bridge port {name}" for name in bridge_ports()]
+    return Counter(found)
+
+
+def bridge_ports() -> list[str]:
+    if not Path("/run/openvswitch/db.sock").exists() or shutil.which("ovs-vsctl") is None:
+        return []
+    command = ["ovs-vsctl", "--timeout=5", "--bare", "--columns=name", "list", "Port"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.split()
