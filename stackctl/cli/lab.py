@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -139,3 +140,17 @@ def lab_start(host: str, name: str | None) -> None:
 
     context = admin_context(existing_cloud(_cloud(name).name), watch=watch())
     finish(context, start_lab_host(context, host))
+
+
+@command("lab-image", cloud=False)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def lab_image(file: Path) -> None:
+    """Build the small guest image of the lab into FILE, of this distribution's own packages.
+
+    Kernel, busybox and an SSH server in a bootable qcow2 that reads the config drive. A file that
+    is up to date is left as it is.
+    """
+    from stackctl.lab.guest import build_guest_image
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{build_guest_image(file, progress=say)} is ready.")

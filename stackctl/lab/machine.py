@@ -125,7 +125,8 @@ def start(folder: Path, namespace: str, boot: Boot) -> None:
     _write_config(folder, boot, str(uuid.uuid4()))
     deadline = time.monotonic() + BOOT_SECONDS
     with _launch(folder, namespace) as process:
-        assert process.stdin is not None and process.stdout is not None
+        if process.stdin is None or process.stdout is None:
+            raise LabError("The lab host was started without pipes to it.")
         _expect("made", process.stdout, folder, deadline)
         process.stdin.write(b"go\n")
         process.stdin.flush()
