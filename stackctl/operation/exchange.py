@@ -69,6 +69,7 @@ def observe_host(
     context: Context, session: Session, exchange: Exchange, host_spec: HostSpec
 ) -> None:
     """Ask what the host would do to become this spec; nothing is changed there or here."""
+    labels = _labels(host_spec)
 
     def on_reports(reports: list[Report]) -> None:
         for report in reports:
@@ -77,7 +78,8 @@ def observe_host(
             why = str(report.facts.get("why", ""))
             if report.fault is not None:
                 why = report.fault.message
-            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why)
+            name = labels.get(report.id, report.id)
+            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why, name)
             exchange.planned.append(step)
 
     session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)

@@ -165,4 +165,6 @@ def _fault(report: Report) -> Fault:
 def _sentence(server: Row, vm_state: str, report: Report) -> str:
     if server["vm_state"] == "building" and vm_state == "active":
         return "built and running"
+    if server["vm_state"] == vm_state and server["task_state"] is not None:
+        return f"{server['task_state']}: done"
     return f"{server['vm_state']} -> {vm_state} (power state {report.facts.get('power_state')})"
