@@ -95,7 +95,7 @@ class Exchange:
             return
         if not opening.claim:
             raise Refused("claim", "this host does not belong to any cloud yet")
-        if opening.mode != "observe":
+        if opening.mode == "converge":
             self._store.claim(opening.cloud_id, opening.host_id)
 
     def _hello(self) -> None:

@@ -11,8 +11,11 @@ wanted_packages() {
     local id=debian
     [ -r /etc/os-release ] && id=$(. /etc/os-release && echo "$ID")
     [ -r "playbooks/hosts/$id.yaml" ] || id=debian
-    awk '/^[a-z]/ { listed = ($1 == "packages:") } listed && $1 == "-" { print $2 }' \
-        "playbooks/hosts/$id.yaml" | sort -u
+    packages_in "playbooks/hosts/$id.yaml"
+}
+
+packages_in() {
+    awk '/^[a-z]/ { listed = ($1 == "packages:") } listed && $1 == "-" { print $2 }' "$1" | sort -u
 }
 
 missing_packages() {

@@ -23,11 +23,6 @@ class Entry:
     help: str
     panel: str
 
-    @property
-    def hidden(self) -> bool:
-        """Started by stackctl itself, not by people."""
-        return not self.panel
-
 
 PANELS = (
     "Servers",
@@ -60,22 +55,30 @@ COMMANDS: dict[str, Entry] = {
     "net-create": Entry("network", "Create a network", "Networks"),
     "net-list": Entry("network", "List networks", "Networks"),
     "net-show": Entry("network", "Show a network", "Networks"),
+    "net-set": Entry("network", "Change a network", "Networks"),
     "net-delete": Entry("network", "Delete networks", "Networks"),
-    "subnet-create": Entry("network", "Create a subnet", "Networks"),
-    "subnet-list": Entry("network", "List subnets", "Networks"),
-    "subnet-show": Entry("network", "Show a subnet", "Networks"),
-    "subnet-delete": Entry("network", "Delete subnets", "Networks"),
-    "port-list": Entry("network", "List ports", "Networks"),
-    "port-show": Entry("network", "Show a port", "Networks"),
+    "subnet-create": Entry("subnet", "Create a subnet", "Networks"),
+    "subnet-list": Entry("subnet", "List subnets", "Networks"),
+    "subnet-show": Entry("subnet", "Show a subnet", "Networks"),
+    "subnet-set": Entry("subnet", "Change a subnet", "Networks"),
+    "subnet-delete": Entry("subnet", "Delete subnets", "Networks"),
+    "port-create": Entry("port", "Create a port", "Networks"),
+    "port-list": Entry("port", "List ports", "Networks"),
+    "port-show": Entry("port", "Show a port", "Networks"),
+    "port-set": Entry("port", "Change a port", "Networks"),
+    "port-delete": Entry("port", "Delete ports", "Networks"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-list": Entry("image", "List images", "Images and flavors"),
     "image-show": Entry("image", "Show an image", "Images and flavors"),
+    "image-set": Entry("image", "Change what is said about an image", "Images and flavors"),
     "image-delete": Entry("image", "Delete images", "Images and flavors"),
     "flavor-create": Entry("flavor", "Create a flavor", "Images and flavors"),
     "flavor-list": Entry("flavor", "List flavors", "Images and flavors"),
+    "flavor-show": Entry("flavor", "Show a flavor", "Images and flavors"),
     "flavor-delete": Entry("flavor", "Delete flavors", "Images and flavors"),
     "keypair-add": Entry("keypair", "Add or generate an SSH key pair", "Images and flavors"),
     "keypair-list": Entry("keypair", "List key pairs", "Images and flavors"),
+    "keypair-show": Entry("keypair", "Show a key pair", "Images and flavors"),
     "keypair-delete": Entry("keypair", "Delete key pairs", "Images and flavors"),
     "host-add": Entry("hosts", "Add a host and pin its key", "Hosts"),
     "host-prepare": Entry("hosts", "Install what a host needs", "Hosts"),
@@ -83,14 +86,18 @@ COMMANDS: dict[str, Entry] = {
     "host-show": Entry("hosts", "Show a host", "Hosts"),
     "host-set": Entry("hosts", "Change a host's settings", "Hosts"),
     "host-delete": Entry("hosts", "Take a host out of the cloud", "Hosts"),
+    "host-fence": Entry("hosts", "Say that a silent host is off", "Hosts"),
+    "host-return": Entry("hosts", "Take a fenced host back", "Hosts"),
     "converge": Entry("operations", "Make hosts agree with the database", "Keeping order"),
     "drift": Entry("operations", "Show what differs on hosts", "Keeping order"),
     "recover": Entry("operations", "Settle interrupted operations", "Keeping order"),
     "events": Entry("operations", "Who did what, where, and why not", "Keeping order"),
-    "operation-run": Entry("operations", "Go on with an operation", ""),
     "lab-up": Entry("lab", "Start a practice fleet on this machine", "Lab"),
     "lab-status": Entry("lab", "Show the practice fleet", "Lab"),
+    "lab-image": Entry("lab", "Build a small guest image", "Lab"),
     "lab-down": Entry("lab", "Remove the practice fleet", "Lab"),
+    "lab-kill": Entry("lab", "Pull the plug of a host of the practice fleet", "Lab"),
+    "lab-start": Entry("lab", "Start a host of the practice fleet again", "Lab"),
     "init": Entry("cloud", "Make a new cloud", "Cloud"),
     "version": Entry("cloud", "Print the version", "Cloud"),
     "completion": Entry("cloud", "Print the completion script of a shell", "Cloud"),
@@ -113,7 +120,11 @@ NOUNS = {
 # Where the verb is another word, too.
 SPELLINGS = {
     ("console", "log", "show"): "console-log",
+    ("image-update",): "image-set",
     ("keypair", "create"): "keypair-add",
+    ("net-update",): "net-set",
+    ("port-update",): "port-set",
+    ("subnet-update",): "subnet-set",
     ("server", "create"): "boot",
     ("server", "event", "list"): "events",
 }

@@ -113,6 +113,30 @@ class Output:
         click.echo(render.one(self.format, self.columns, item), nl=False)
 
 
+class Verb(click.Command):
+    """A command of a noun module."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """``--trace`` alone means text."""
+        return super().parse_args(ctx, with_trace_kind(ctx, args))
+
+
+def with_trace_kind(ctx: click.Context, words: list[str]) -> list[str]:
+    """The words with ``--trace`` as ``--trace=text``, so that the next word is never its value.
+
+    What stands behind ``--``, or behind the first word of a command that hands the rest on (ssh),
+    is not ours.
+    """
+    for at, word in enumerate(words):
+        is_value = at > 0 and words[at - 1] == "--cloud"
+        ends = not ctx.allow_interspersed_args and not word.startswith("-") and not is_value
+        if word == "--" or ends:
+            return words
+        if word == "--trace":
+            words = [*words[:at], "--trace=text", *words[at + 1 :]]
+    return words
+
+
 def settings(ctx: click.Context | None = None) -> Settings:
     """What the options of this run said."""
     root = (ctx or click.get_current_context()).find_root()
@@ -145,7 +169,7 @@ def new_context() -> Context:
 
 
 def command(
-    name: str, *, cloud: bool = True, hidden: bool = False, **extra: Any
+    name: str, *, cloud: bool = True, **extra: Any
 ) -> Callable[[Callable[..., None]], click.Command]:
     """Make a function a command. It gets a Context first, unless ``cloud`` is False.
 
@@ -167,7 +191,7 @@ def command(
                 given.append(output)
             return function(*given, **values)
 
-        make: Callable[..., click.Command] = click.command(name, hidden=hidden, **extra)
+        make: Callable[..., click.Command] = click.command(name, cls=Verb, **extra)
         return make(global_options(run))
 
     return decorate
@@ -280,7 +304,8 @@ def finish(context: Context, done: Done[Any]) -> None:
 def rehearsal(steps: Sequence[PlannedStep]) -> list[str]:
     """What --dry-run says that hosts would do, a line each."""
     lines = [
-        f"host {step.host}: {_VERBS.get(step.result, step.result)} {step.kind} {step.id}"
+        f"host {step.host}: {_VERBS.get(step.result, step.result)} {step.kind} "
+        + (step.name or step.id)
         + (f" ({step.why})" if step.why else "")
         for step in steps
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from stackctl.cli import commands
-from stackctl.cli.frame import Settings, global_options
+from stackctl.cli.frame import Settings, global_options, with_trace_kind
 from stackctl.cli.render import printable
 from stackctl.errors import StackctlError
 
@@ -30,17 +30,15 @@ class FrontDoor(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, as they stand in the table."""
-        return [name for name, entry in commands.listed().items() if not entry.hidden]
+        return list(commands.listed())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of one command."""
         return commands.load(cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """``--trace`` alone means text: the next word is never its value."""
-        end = args.index("--") if "--" in args else len(args)
-        words = ["--trace=text" if word == "--trace" else word for word in args[:end]]
-        return super().parse_args(ctx, words + args[end:])
+        """``--trace`` alone means text."""
+        return super().parse_args(ctx, with_trace_kind(ctx, args))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -61,7 +59,7 @@ class FrontDoor(click.Group):
         names = [
             CompletionItem(name, help=entry.help)
             for name, entry in commands.listed().items()
-            if name.startswith(incomplete) and not entry.hidden
+            if name.startswith(incomplete)
         ]
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
@@ -86,7 +84,8 @@ class FrontDoor(click.Group):
             from click.shell_completion import shell_complete
 
             sys.exit(shell_complete(self, {}, PROGRAM, COMPLETE_VARIABLE, instruction))
-        sys.exit(run(self, sys.argv[1:] if args is None else list(args)))
+        words = sys.argv[1:] if args is None else list(args)
+        sys.exit(run(self, words or ["--help"]))
 
 
 @click.command(
@@ -104,7 +103,7 @@ def run(group: click.Group, args: list[str]) -> int:
     """Run a command line; whatever goes wrong is told on stderr. Returns the exit status."""
     chosen = Settings(no_color=_no_color())
     try:
-        with group.make_context(PROGRAM, args or ["--help"], obj=chosen) as ctx:
+        with group.make_context(PROGRAM, args, obj=chosen) as ctx:
             ctx.color = False if chosen.no_color else None
             group.invoke(ctx)
         sys.stdout.flush()
@@ -150,12 +149,15 @@ def main() -> NoReturn:
 def _no_command(args: list[str]) -> str:
     import difflib
 
-    names = [name for name, entry in commands.listed().items() if not entry.hidden]
-    near = difflib.get_close_matches("-".join(args[:2]), names, 3, 0.75)
-    near = near or difflib.get_close_matches(args[0], names, 3, 0.6)
+    names = list(commands.listed())
+    said = typed = args[0]
+    if typed in commands.NOUNS and len(args) > 1:
+        said = f"{args[0]} {args[1]}"
+        typed = f"{commands.NOUNS[args[0]]}{args[1]}"
+    near = difflib.get_close_matches(typed, names, 3)
     if not near:
-        return f"There is no command '{args[0]}'."
-    return f"There is no command '{args[0]}'. Did you mean {' or '.join(near)}?"
+        return f"There is no command '{said}'."
+    return f"There is no command '{said}'. Did you mean {' or '.join(near)}?"
 
 
 def _usage_hint(error: click.ClickException) -> str:

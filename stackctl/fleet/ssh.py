@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import errno
-import hashlib
+import io
 import logging
 import random
 import socket
@@ -23,6 +23,7 @@ from agent.wire import SILENCE_LIMIT_S
 from stackctl.errors import HostKeyMismatch, HostUnreachable, NotFound, UsageError
 from stackctl.fleet import counters
 from stackctl.fleet.errors import HostRefused
+from stackctl.fleet.pins import ALGORITHMS, fingerprint, parse_host_key, type_of
 from stackctl.fleet.types import Target
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -32,47 +33,18 @@ Login = Callable[[paramiko.Transport, str], None]
 
 HANDSHAKE_TIMEOUT_S = 10.0
 LAST_WORDS_BYTES = 4096
-_KEY_ALGORITHMS = {
-    "ssh-ed25519": ("ssh-ed25519",),
-    "ecdsa-sha2-nistp256": ("ecdsa-sha2-nistp256",),
-    "ecdsa-sha2-nistp384": ("ecdsa-sha2-nistp384",),
-    "ecdsa-sha2-nistp521": ("ecdsa-sha2-nistp521",),
-    "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
-}
 _CROWDED_ATTEMPTS = 4
-
-
-def parse_host_key(line: str) -> tuple[str, bytes]:
-    """Type and blob of a key line ("ssh-ed25519 AAAA... [comment]"); UsageError if it is none."""
-    words = line.split()
-    try:
-        key_type, blob = words[0], base64.b64decode(words[1], validate=True)
-    except (IndexError, ValueError):
-        raise UsageError("A host key is a line like 'ssh-ed25519 AAAA...'.") from None
-    if key_type not in _KEY_ALGORITHMS or not blob[4:].startswith(key_type.encode()):
-        raise UsageError(
-            f"'{key_type}' is not a usable host key; known types: {', '.join(_KEY_ALGORITHMS)}."
-        )
-    return key_type, blob
-
-
-def fingerprint(blob: bytes) -> str:
-    """The fingerprint of a public key as OpenSSH prints it."""
-    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-    return f"SHA256:{digest}"
 
 
 def fetch_host_key(address: str, port: int, timeout_s: float = 10) -> tuple[str, str, str]:
     """The key that a host shows now: (type, base64, fingerprint). Nothing else is sent to it."""
     name = f"{address}:{port}"
-    transport = _negotiate(name, address, port, tuple(_KEY_ALGORITHMS), timeout_s)
+    transport = _negotiate(name, address, port, tuple(ALGORITHMS), timeout_s)
     try:
         blob = transport.get_remote_server_key().asbytes()
     finally:
         transport.close()
-    length = int.from_bytes(blob[:4], "big")
-    key_type = blob[4 : 4 + length].decode()
-    return key_type, base64.b64encode(blob).decode(), fingerprint(blob)
+    return type_of(blob), base64.b64encode(blob).decode(), fingerprint(blob)
 
 
 def with_key_file(path: Path, password: str | None = None) -> Login:
@@ -84,6 +56,21 @@ def with_key_file(path: Path, password: str | None = None) -> Login:
     except (paramiko.SSHException, ValueError, TypeError) as error:
         raise UsageError(f"{path} is not a usable SSH private key: {error}") from None
     return lambda transport, user: _done(transport.auth_publickey(user, key))
+
+
+def with_private_key(text: str, passphrase: str | None = None) -> Login:
+    """Log in with the text of a private key."""
+    problem: Exception = ValueError("unknown type")
+    for key_class in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            key: Any = key_class.from_private_key(io.StringIO(text), passphrase)
+        except paramiko.PasswordRequiredException:
+            raise UsageError("The private key needs its passphrase.") from None
+        except (paramiko.SSHException, ValueError, TypeError) as error:
+            problem = error
+            continue
+        return lambda transport, user: _done(transport.auth_publickey(user, key))
+    raise UsageError(f"This is not a usable SSH private key: {problem}.")
 
 
 def with_password(password: str) -> Login:
@@ -185,7 +172,7 @@ def _negotiate(
     patience_s = max(HANDSHAKE_TIMEOUT_S, timeout_s)
     transport.banner_timeout = transport.handshake_timeout = patience_s
     transport.channel_timeout = patience_s
-    algorithms = [name for key_type in key_types for name in _KEY_ALGORITHMS[key_type]]
+    algorithms = [name for key_type in key_types for name in ALGORITHMS[key_type]]
     transport.get_security_options().key_types = tuple(algorithms)
     try:
         transport.start_client(timeout=patience_s)
@@ -320,3 +307,31 @@ def open_stream(target: Target, command: str) -> SshStream:
         ) from None
     counters.count(counters.channels, target.name)
     return SshStream(transport, channel)
+
+
+def refusing_client() -> paramiko.SSHClient:
+    """A client that knows no host and accepts none, for libraries that would accept any."""
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    return client
+
+
+OUTPUT_LIMIT = 64 * 1024
+
+
+def run_command(transport: paramiko.Transport, command: str, stdin: str = "") -> tuple[int, str]:
+    """Run a short command over a connection: its exit status and what it printed, both streams."""
+    try:
+        channel = transport.open_session(timeout=HANDSHAKE_TIMEOUT_S)
+        channel.settimeout(SILENCE_LIMIT_S)
+        channel.set_combine_stderr(True)
+        channel.exec_command(command)
+        channel.sendall(stdin.encode())
+        channel.shutdown_write()
+        heard = b""
+        while len(heard) < OUTPUT_LIMIT and (piece := channel.recv(4096)):
+            heard += piece
+        status = channel.recv_exit_status() if len(heard) < OUTPUT_LIMIT else -1
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise HostUnreachable(f"The connection broke: {error or type(error).__name__}.") from None
+    return status, heard.decode(errors="replace")

@@ -126,8 +126,8 @@ def _flood_to(reader: Reader, host_id: str, network_ids: list[str]) -> dict[str,
 
 
 def _images(reader: Reader, servers: list[Row], disks: list[Row]) -> dict[str, Row]:
-    """Images that disks still to be built need, and the kernels that servers boot from."""
-    wanted = {disk["image_id"] for disk in disks if disk["state"] == "build"}
+    """Images that disks stand on, and the kernels that servers boot from."""
+    wanted = {disk["image_id"] for disk in disks}
     booted = {server["image_id"] for server in servers if server["image_id"]}
     with_kernel = reader.all(
         f"SELECT * FROM images WHERE id IN ({_marks(sorted(booted))}) AND kernel_id IS NOT NULL",

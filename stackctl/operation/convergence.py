@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -36,7 +37,10 @@ def converge(
     """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
 
     def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
-        opening = one.opening(context, "converge", one.images_wanted(context, host["id"]), kill_at)
+        images = one.images_wanted(context, host["id"])
+        # Only a host that was never converged may be without a claim: later that is a fault.
+        claim = host["applied_serial"] == 0
+        opening = one.opening(context, "converge", images, kill_at, claim=claim)
 
         def body(session: Session, exchange: Exchange) -> None:
             one.converge_host(context, session, exchange, operation_id)
@@ -138,12 +142,14 @@ def _session(
     from stackctl.fleet.session import open_session
     from stackctl.fleet.target import target_of
 
+    started = time.monotonic()
     session = open_session(
         target_of(host, context.cloud, peripheral=brief),
         opening,
         image_file=lambda sha256: one.image_file(context, sha256),
         progress=context.watch.progress,
     )
+    context.watch.trace("host answered", host["name"], host["address"], time.monotonic() - started)
     if sessions is not None:
         sessions.add(session)
     try:

@@ -50,10 +50,11 @@ def converge_host(
 
     def on_reports(reports: list[Report]) -> None:
         killpoint.reached("reports-received")
-        _trace_reports(context, exchange.host_name, reports)
+        _trace_reports(context, exchange.host_name, reports, labels)
         with write(context.cloud) as writer:
             reporter.write(writer, reports)
 
+    labels = _labels(host_spec)
     started = time.monotonic()
     exchange.sent = True
     session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
@@ -68,13 +69,17 @@ def observe_host(
     context: Context, session: Session, exchange: Exchange, host_spec: HostSpec
 ) -> None:
     """Ask what the host would do to become this spec; nothing is changed there or here."""
+    labels = _labels(host_spec)
 
     def on_reports(reports: list[Report]) -> None:
         for report in reports:
+            if report.result == "unchanged":
+                continue
             why = str(report.facts.get("why", ""))
             if report.fault is not None:
                 why = report.fault.message
-            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why)
+            name = labels.get(report.id, report.id)
+            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why, name)
             exchange.planned.append(step)
 
     session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
@@ -100,11 +105,20 @@ def image_file(context: Context, sha256: str) -> Path:
     return context.cloud.images / sha256
 
 
-def opening(context: Context, mode: str, images: tuple[Image, ...], kill_at: int) -> Opening:
-    """How to begin an exchange in this cloud."""
+def opening(
+    context: Context,
+    mode: str,
+    images: tuple[Image, ...],
+    kill_at: int,
+    *,
+    claim: bool = False,
+) -> Opening:
+    """How to begin an exchange in this cloud; ``claim``: a host that nobody has may become ours."""
     with read(context.cloud) as reader:
         cloud_id = reader.value("SELECT id FROM cloud")
-    return Opening(cloud_id, mode, images, lock_timeout_s=LOCK_TIMEOUT_S, kill_at=kill_at)
+    return Opening(
+        cloud_id, mode, images, claim=claim, lock_timeout_s=LOCK_TIMEOUT_S, kill_at=kill_at
+    )
 
 
 def mark_unreachable(context: Context, host_id: str, why: str) -> None:
@@ -167,6 +181,27 @@ def _applied(writer: Writer, host_id: str, serial: int) -> None:
     )
 
 
-def _trace_reports(context: Context, host: str, reports: list[Report]) -> None:
+def _trace_reports(
+    context: Context, host: str, reports: list[Report], labels: dict[str, str]
+) -> None:
     for report in reports:
-        context.watch.trace(f"{report.kind} {report.result}", host, report.id, report.seconds)
+        label = labels.get(report.id, report.id)
+        context.watch.trace(f"{report.kind} {report.result}", host, label, report.seconds)
+
+
+def _labels(host_spec: HostSpec) -> dict[str, str]:
+    """What people call the resources of a spec, by id."""
+    labels = {server.id: server.guest.name for server in host_spec.servers}
+    for disk in host_spec.disks:
+        labels[disk.id] = f"{labels.get(disk.server_id, disk.server_id)} {disk.kind}"
+    tags = {network.id: network.local_vlan for network in host_spec.networks}
+    for port in host_spec.ports:
+        addresses = " ".join(item.address for item in port.addresses)
+        name = labels.get(port.server_id, port.server_id)
+        labels[port.id] = f"{name} {addresses} (local VLAN {tags[port.network_id]})"
+    for network in host_spec.networks:
+        for subnet in network.subnets:
+            labels[subnet.id] = subnet.cidr
+            if subnet.dhcp is not None:
+                labels[subnet.dhcp.port_id] = f"DHCP of {subnet.cidr}"
+    return labels

@@ -87,9 +87,13 @@ class Reporter:
             return
         told = {"message": fault.message, "detail": fault.detail, "command": fault.command}
         told |= {"host": self.host_name, "at": now()}
-        values = {"vm_state": "error", "task_state": None, "held": 1}
+        # What never ran is left alone until somebody names it; what did is mended like the rest.
+        held = int(server["launched_at"] is None)
+        values = {"vm_state": "error", "task_state": None, "held": held}
         writer.update("servers", server["id"], **values, fault_json=json.dumps(told))
         self._note(writer, server, "error", fault.message)
+        failure = Failure("server", server["id"], server["name"], self.host_name, fault.message)
+        self.failures.append(failure)
 
     def _disk(self, writer: Writer, report: Report) -> None:
         disk = self._row_here(writer, "disks", report)
@@ -161,4 +165,6 @@ def _fault(report: Report) -> Fault:
 def _sentence(server: Row, vm_state: str, report: Report) -> str:
     if server["vm_state"] == "building" and vm_state == "active":
         return "built and running"
+    if server["vm_state"] == vm_state and server["task_state"] is not None:
+        return f"{server['task_state']}: done"
     return f"{server['vm_state']} -> {vm_state} (power state {report.facts.get('power_state')})"

@@ -44,11 +44,27 @@ def change_one(
     ``word`` is what the asker calls the thing; ``arguments`` tell two requests with one request id
     apart; ``load`` makes the value again from its row when a request is repeated.
     """
+    return prepare_one(context, action, noun, word, arguments, lambda: work, load)
+
+
+def prepare_one(
+    context: Context,
+    action: str,
+    noun: str,
+    word: str,
+    arguments: dict[str, Any],
+    prepare: Callable[[], Callable[[Writer], N]],
+    load: Callable[[Reader, Row], N],
+) -> Done[N]:
+    """The same for what needs long work before its transaction: ``prepare`` does it outside and
+    returns the ``work``. It is not called when a request is repeated."""
     done_to = f"{action} {noun} {word}".rstrip()
     arguments = {"word": word, **arguments}
     with begin(context, f"{noun.replace(' ', '-')}-{action}", done_to, arguments) as operation:
         if operation.repeated is not None:
             return Done(_repeated(context, operation.repeated, load), operation.repeated["id"])
+
+        work = prepare()
 
         def noted(writer: Writer) -> N:
             value = work(writer)

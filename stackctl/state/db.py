@@ -94,6 +94,16 @@ class Writer(Reader):
         self.run(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *row.values())
         return dict(row)
 
+    def insert_if_free(self, table: str, row: Mapping[str, Any], unique: str) -> bool:
+        """Insert a row unless a live one stands in its way; says whether it did.
+
+        ``unique`` names the index that decides: "(mac) WHERE deleted_at IS NULL".
+        """
+        columns = ", ".join(row)
+        marks = ", ".join("?" for _ in row)
+        statement = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
+        return self.run(f"{statement} ON CONFLICT {unique} DO NOTHING", *row.values()) == 1
+
     def update(self, table: str, id_: str, **values: Any) -> None:
         """Set columns of the row with this id."""
         columns = ", ".join(f"{name} = ?" for name in values)

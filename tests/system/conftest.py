@@ -31,15 +31,19 @@ class Shell:
         self.client = paramiko.SSHClient()
         self.client.get_host_keys().add(host.address, kind, pinned)
         self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        self.client.connect(
-            host.address,
-            port=host.ssh_port,
-            username=user,
-            pkey=paramiko.Ed25519Key.from_private_key_file(str(key)),
-            look_for_keys=False,
-            allow_agent=False,
-            timeout=timeout,
-        )
+        try:
+            self.client.connect(
+                host.address,
+                port=host.ssh_port,
+                username=user,
+                pkey=paramiko.Ed25519Key.from_private_key_file(str(key)),
+                look_for_keys=False,
+                allow_agent=False,
+                timeout=timeout,
+            )
+        except BaseException:
+            self.client.close()
+            raise
 
     def run(self, command: str, *, text: str = "", timeout: float = 60, check: bool = True) -> str:
         """Run a command on the host, return its stdout; a failure fails the test with its words."""
@@ -47,8 +51,9 @@ class Shell:
         stdin.write(text)
         stdin.channel.shutdown_write()
         output, errors = stdout.read().decode(), stderr.read().decode()
-        if check:
-            assert stdout.channel.recv_exit_status() == 0, f"{command}: {errors or output}"
+        # Always await the end: dropbear closes the next channel when one is dropped before it.
+        status = stdout.channel.recv_exit_status()
+        assert status == 0 or not check, f"{command}: {errors or output}"
         return output
 
     def put(self, source: Path, target: str) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from stackctl import errors
 from stackctl.cli import commands, main
-from stackctl.cli.frame import Settings
+from stackctl.cli.frame import Settings, with_trace_kind
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.state import find_cloud
 
@@ -38,10 +38,10 @@ def process(*args, code="from stackctl.cli.main import main; main()", **environm
 def test_help_lists_what_is_there_under_headings():
     result = invoke("--help")
     assert result.exit_code == 0
-    for panel in {entry.panel for entry in commands.listed().values()} - {""}:
+    for panel in {entry.panel for entry in commands.listed().values()}:
         assert f"\n{panel}:\n" in result.stdout
     for name, entry in commands.listed().items():
-        assert (f"  {name} " in result.stdout) != entry.hidden
+        assert f"\n  {name.ljust(16)}  {entry.help}\n" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
@@ -81,6 +81,11 @@ def test_near_names_are_suggested(typed, near):
     assert result.stderr.endswith("Try: stackctl --help\n")
 
 
+def test_near_names_of_openstacks_spelling():
+    assert "Did you mean list" in invoke("server", "lsit").stderr
+    assert "no command 'cluster lst'. Did you mean cluster-list" in invoke("cluster", "lst").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [
@@ -113,6 +118,19 @@ def test_trace_alone_never_takes_the_next_word():
     assert invoke("--trace", "version").exit_code == 0
     assert invoke("version", "--trace").exit_code == 0
     assert invoke("--trace=csv", "version").exit_code == 2
+    assert invoke("--cloud", "lab", "--trace", "version", "--trace").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("hands_on", "words", "read"),
+    [
+        (False, "--trace a --trace -- --trace", "--trace=text a --trace=text -- --trace"),
+        (True, "--cloud lab --trace web ls --trace", "--cloud lab --trace=text web ls --trace"),
+    ],
+)
+def test_words_for_others_stay_as_they_are(hands_on, words, read):
+    context = click.Context(click.Command("x"), allow_interspersed_args=not hands_on)
+    assert with_trace_kind(context, words.split()) == read.split()
 
 
 STATUSES = {

@@ -1,0 +1,77 @@
+"""playbooks/setup-controller.sh with a stand-in for apt: what it installs, and when."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+LISTS = sorted((ROOT / "playbooks/hosts").glob("*.yaml"))
+
+
+def shell(script: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", "-uc", f". playbooks/setup-controller.sh\n{script}"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+STAND_INS = """
+wanted_packages() { printf '%s\\n' gcc qemu-utils xorriso; }
+dpkg-query() { printf 'installed gcc\\nconfig-files qemu-utils\\ninstalled qemu-utils-extra\\n'; }
+keep_services_down() { echo services stay down; }
+id() { echo "${UID_HERE:-0}"; }
+apt-get() {
+    echo "apt-get ${*: -1}"
+    case "$*" in
+    *update*) LISTS_THERE=1 ;;
+    *) [ "${LISTS_THERE:-1}" = 1 ] ;;
+    esac
+}
+apt_get() { apt-get "$@"; }
+"""
+
+
+def test_only_what_is_missing_is_installed_without_fetching_lists():
+    done = shell(STAND_INS + 'apt_get() { echo "apt-get $*"; }; install_packages')
+    assert done.returncode == 0
+    assert "apt-get install qemu-utils xorriso" in done.stdout
+    assert "update" not in done.stdout
+
+
+def test_lists_are_fetched_when_the_first_try_fails():
+    done = shell(STAND_INS + "install_packages", LISTS_THERE="0")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("apt-get")]
+    assert done.returncode == 0
+    assert lines == ["apt-get xorriso", "apt-get update", "apt-get xorriso"]
+
+
+def test_failure_is_told():
+    done = shell(STAND_INS + "apt_get() { return 100; }; install_packages")
+    assert done.returncode == 1
+    assert "could not install qemu-utils xorriso" in done.stderr
+
+
+def test_nothing_missing_nothing_done():
+    stand_ins = STAND_INS + "dpkg-query() { printf 'installed %s\\n' gcc qemu-utils xorriso; }\n"
+    assert shell(stand_ins + "install_packages").stdout == ""
+
+
+def test_without_root_it_says_what_to_type():
+    done = shell(STAND_INS + "install_packages", UID_HERE="1000")
+    assert done.returncode == 1
+    assert "Try: as root: apt-get install" in done.stderr
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_the_shell_reads_the_list_as_yaml_does(path):
+    groups = yaml.safe_load(path.read_text(encoding="utf-8"))["packages"]
+    assert set(groups) >= {"host", "lab", "guest", "build"}
+    every = sorted({name for names in groups.values() for name in names})
+    assert shell(f"packages_in {path}").stdout.split() == every
