@@ -1,4 +1,4 @@
-"""Servers: boot, list, show, delete, and the actions that change their power."""
+"""Servers: boot, delete, and the actions that change their power."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from stackctl.compute import booking, lifecycle
 from stackctl.compute.booking import NoValidHost
 from stackctl.compute.types import BootRequest, Server
-from stackctl.compute.views import live_servers, server_row, servers_by_id
+from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import HostUnreachable, StackctlError
 from stackctl.identity.context import Context
 from stackctl.network.allocation import leave_server, release_port
@@ -75,19 +75,6 @@ def carry_out(operation: Operation, work: Callable[[Writer], list[str]]) -> Done
             break
         unreached = _place_elsewhere(operation, ids, unreached)
     return operation.finish(ids).with_value(_read_servers(context, ids))
-
-
-def list_servers(context: Context) -> list[Server]:
-    """The project's servers, as last observed."""
-    with read(context.cloud) as reader:
-        return live_servers(context, reader)
-
-
-def show_server(context: Context, word: str) -> Server:
-    """One server, as last observed."""
-    with read(context.cloud) as reader:
-        row = server_row(context, reader, word)
-        return servers_by_id(reader, [row["id"]])[0]
 
 
 def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:
