@@ -69,8 +69,9 @@ class Shell:
         stdin.write(text)
         stdin.channel.shutdown_write()
         output, errors = stdout.read().decode(), stderr.read().decode()
-        if check:
-            assert stdout.channel.recv_exit_status() == 0, f"{command}: {errors or output}"
+        # Always await the end: dropbear closes the next channel when one is dropped before it.
+        status = stdout.channel.recv_exit_status()
+        assert status == 0 or not check, f"{command}: {errors or output}"
         return output
 
     def put(self, source: Path, target: str) -> None:

@@ -289,11 +289,14 @@ def _raise_prepare(findings: list[Finding], errors: dict[str, Any], check: bool)
             raise first
         failed = PartlyDone if hosts else ResourceFailed
         raise failed(" ".join(error.message for error in errors.values()), hint=first.hint)
-    missing = [finding for finding in findings if finding.result in ("missing", "failed")]
-    if missing:
-        words_ = "; ".join(f"{item.host}: {item.what} ({item.why})" for item in missing)
-        hint = "stackctl host-prepare HOST" if check else "see the column Why"
-        raise ResourceFailed(f"Not all is there: {words_}.", hint=hint)
+    lacking: dict[str, list[str]] = {}
+    for item in findings:
+        if item.result in ("missing", "failed"):
+            lacking.setdefault(item.host, []).append(item.what)
+    if lacking:
+        where = "; ".join(f"on {host}: {', '.join(what)}" for host, what in lacking.items())
+        hint = f"stackctl host-prepare {' '.join(lacking)}" if check else "see the column Why"
+        raise ResourceFailed(f"Not all that a host needs is there, {where}.", hint=hint)
 
 
 @command("host-list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,8 +118,11 @@ def _wait_on_host(
                 continue
             arguments: Json = {"server_id": server.id, "what": what, "ports": ports}
             arguments |= {"timeout_s": timeout_s}
+            started = time.monotonic()
             try:
                 session.act("wait-guest", arguments, timeout_s=timeout_s + 15)
+                said = {"dhcp": "address in the guest", "ssh": "guest answers SSH"}[what]
+                context.watch.trace(said, host["name"], server.name, time.monotonic() - started)
             except ResourceFailed as error:
                 late.append(f"{server.name} on host {host['name']}: {error.message}")
     return late

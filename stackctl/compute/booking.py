@@ -339,6 +339,7 @@ def _write_server(
         | _guest(writer, resolved, index)
         | _engine(resolved, host),
     )
+    context.watch.trace("server placed", host["name"], name, 0.0)
     _write_disks(writer, resolved, id_, host["id"])
     owner = f"compute:{host['zone']}"
     for nic_index, (nic, network, port) in enumerate(
@@ -346,6 +347,7 @@ def _write_server(
     ):
         port_id = _write_port(context, writer, nic, network, port, id_, owner, nic_index, hostname)
         bind_port(writer, port_id, host["id"])
+        _trace_port(context, writer, host["name"], port_id, name)
     writer.change.servers.add(id_)
 
 
@@ -460,6 +462,17 @@ def _write_port(
         made_for_server=True,
     )
     return made.id
+
+
+def _trace_port(context: Context, reader: Reader, host: str, port_id: str, name: str) -> None:
+    """The slides' steps 2 and 3: the port is made, and has its address."""
+    context.watch.trace(
+        "port allocated", host, f"{name} {reader.get('ports', port_id)['mac']}", 0.0
+    )
+    addresses = reader.column(
+        "SELECT address FROM addresses WHERE port_id = ? AND released_serial IS NULL", port_id
+    )
+    context.watch.trace("address allocated", host, f"{name} {' '.join(addresses)}", 0.0)
 
 
 def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:

@@ -7,13 +7,15 @@ head reaches every node by name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from stackctl.compute.booking import store_blob
-from stackctl.compute.service import boot_within, carry_out, delete_within
+from stackctl.compute.elsewhere import carry_out
+from stackctl.compute.service import boot_within, delete_within
 from stackctl.compute.types import BootRequest, GuestFile, Nic, Server
 from stackctl.compute.views import servers_by_id
 from stackctl.errors import Conflict, UsageError
@@ -81,7 +83,8 @@ def create_cluster(context: Context, wanted: NewCluster) -> Done[list[Server]]:
         raise UsageError("A cluster has at least one compute node (--count).")
     checked_name("cluster", wanted.name)
     private_key, public_key = make_keypair(f"cluster-{wanted.name}")
-    arguments = asdict(wanted) | {"user_data": None}
+    user_data = hashlib.sha256(wanted.user_data or b"").hexdigest()
+    arguments = asdict(wanted) | {"user_data": user_data}
 
     def work(writer: Writer) -> list[str]:
         cluster_id = _write_cluster(context, writer, wanted, private_key, public_key)
@@ -89,10 +92,13 @@ def create_cluster(context: Context, wanted: NewCluster) -> Done[list[Server]]:
             context, writer, operation, cluster_id, wanted.count
         )
 
+    def undo(writer: Writer) -> None:
+        _drop_cluster(writer, _row(context, writer, wanted.name))
+
     with begin(context, "cluster-create", f"cluster {wanted.name}", arguments) as operation:
         if operation.repeated is not None:
             return _repeated(context, operation)
-        return carry_out(operation, work)
+        return carry_out(operation, work, undo)
 
 
 def list_clusters(context: Context) -> list[Cluster]:
@@ -141,9 +147,7 @@ def delete_cluster(context: Context, word: str) -> Done[str]:
         row = _row(context, writer, word)
         for server in _server_rows(writer, row):
             delete_within(context, writer, operation.id, server)
-        if row["owns_network"]:
-            drop_network(writer, writer.get("networks", row["network_id"]))
-        writer.update("clusters", row["id"], deleted_at=now())
+        _drop_cluster(writer, row)
         return str(row["name"])
 
     with begin(context, "cluster-delete", f"delete cluster {word}", {"cluster": word}) as operation:
@@ -207,6 +211,13 @@ def _write_cluster(
         row["user_data_sha256"] = store_blob(writer, wanted.user_data)
     writer.insert("clusters", row)
     return str(row["id"])
+
+
+def _drop_cluster(writer: Writer, row: Row) -> None:
+    """The cluster without its servers: its row, and its network when it was made for it."""
+    if row["owns_network"]:
+        drop_network(writer, writer.get("networks", row["network_id"]))
+    writer.update("clusters", row["id"], deleted_at=now())
 
 
 def _network(context: Context, writer: Writer, wanted: NewCluster) -> str:
@@ -274,8 +285,7 @@ def _blob(reader: Reader, sha256: str) -> bytes:
 
 def _server_rows(reader: Reader, cluster: Row) -> list[Row]:
     return reader.all(
-        "SELECT * FROM servers WHERE cluster_id = ? AND deleted_at IS NULL "
-        "ORDER BY created_at, launch_index",
+        "SELECT * FROM servers WHERE cluster_id = ? AND deleted_at IS NULL ORDER BY rowid",
         cluster["id"],
     )
 

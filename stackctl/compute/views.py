@@ -10,7 +10,7 @@ from stackctl.compute.lifecycle import status
 from stackctl.compute.types import Fault, Server, ServerAddress
 from stackctl.identity.context import Context
 from stackctl.operation.recover import interrupted
-from stackctl.state import Reader, Row, find
+from stackctl.state import Reader, Row, find, read
 
 _SERVERS = """
 SELECT servers.*, ifnull(hosts.name, '') AS host_name, ifnull(images.name, '') AS image_name
@@ -52,6 +52,12 @@ def servers_by_id(reader: Reader, ids: Sequence[str]) -> list[Server]:
     marks = ", ".join("?" for _ in ids)
     found = {server.id: server for server in _servers(reader, f"servers.id IN ({marks})", *ids)}
     return [found[id_] for id_ in ids if id_ in found]
+
+
+def read_servers(context: Context, ids: Sequence[str]) -> list[Server]:
+    """The same, in a snapshot of its own."""
+    with read(context.cloud) as reader:
+        return servers_by_id(reader, ids)
 
 
 def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:

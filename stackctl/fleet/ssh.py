@@ -309,6 +309,13 @@ def open_stream(target: Target, command: str) -> SshStream:
     return SshStream(transport, channel)
 
 
+def refusing_client() -> paramiko.SSHClient:
+    """A client that knows no host and accepts none, for libraries that would accept any."""
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    return client
+
+
 OUTPUT_LIMIT = 64 * 1024
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from stackctl.errors import Conflict, StackctlError, UsageError
-from stackctl.fleet import Hello, Opening, Target, keys, open_session
+from stackctl.fleet import Hello, Opening, Target, keys, open_session, target_of
 from stackctl.fleet.pins import fingerprint, parse_host_key, pin_line
 from stackctl.hosts import checks
 from stackctl.hosts.facts import NOT_PREPARED, capacity, declared_values, missing_engines
@@ -44,9 +44,9 @@ def add_host(context: Context, new: NewHost) -> Done[Host]:
     host_id = new_id()
     with read(context.cloud) as reader:
         row = _checked_row(reader, host_id, new)
-    target = _target(context, row)
+    target = target_of(row, context.cloud)
     with _key_on(target, context, new):
-        hello = _ask(context, target)
+        hello = ask(context, target)
         missing = missing_engines(hello.facts)
         row |= _learned(hello, new, missing)
 
@@ -125,12 +125,6 @@ def _require_free(reader: Reader, row: Row) -> None:
         )
 
 
-def _target(context: Context, row: Row) -> Target:
-    from stackctl.fleet import target_of
-
-    return target_of(row, context.cloud)
-
-
 @contextmanager
 def _key_on(target: Target, context: Context, new: NewHost) -> Iterator[None]:
     """The cloud's key on the host; taken away again if the block fails."""
@@ -147,7 +141,7 @@ def _key_on(target: Target, context: Context, new: NewHost) -> Iterator[None]:
         raise
 
 
-def _ask(context: Context, target: Target) -> Hello:
+def ask(context: Context, target: Target) -> Hello:
     """What the host says about itself; Conflict if it belongs to another cloud."""
     with read(context.cloud) as reader:
         cloud_id = reader.value("SELECT id FROM cloud")

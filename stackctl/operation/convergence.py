@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -141,12 +142,14 @@ def _session(
     from stackctl.fleet.session import open_session
     from stackctl.fleet.target import target_of
 
+    started = time.monotonic()
     session = open_session(
         target_of(host, context.cloud, peripheral=brief),
         opening,
         image_file=lambda sha256: one.image_file(context, sha256),
         progress=context.watch.progress,
     )
+    context.watch.trace("host answered", host["name"], host["address"], time.monotonic() - started)
     if sessions is not None:
         sessions.add(session)
     try:

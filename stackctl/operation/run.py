@@ -24,7 +24,7 @@ from stackctl.operation.outcome import Done, Failure
 from stackctl.operation.owner import owner_is_alive, take_ownership
 from stackctl.operation.recover import settle_interrupted
 from stackctl.operation.settle import settle_servers
-from stackctl.state import Change, Row, Writer, new_id, now, read, write
+from stackctl.state import Change, Reader, Row, Writer, new_id, now, read, write
 
 T = TypeVar("T")
 
@@ -41,6 +41,8 @@ class Operation:
         self.change = Change()
         self.exchanges: dict[str, Exchange] = {}
         self.repeated: Row | None = None
+        self.serial = 0
+        self._worked_around: set[str] = set()
         self._lock_file = ""
         self._recorded = False
         self._pending = Affected(frozenset(), frozenset())
@@ -60,7 +62,8 @@ class Operation:
             self._record(writer, remember(value) if remember else None)
             if self.context.dry_run:
                 self._rehearsed = {id_: _spec(writer, id_) for id_ in affected.carrying}
-        self._pending = affected
+        self.serial = writer.serial
+        self._pending = affected.without(self._worked_around)
         self._note_change(writer.change)
         return value
 
@@ -82,15 +85,28 @@ class Operation:
         """Go on without a host that was not reached: its servers are given to others."""
         exchange = self.exchanges[host_id]
         exchange.peripheral = True
+        self._worked_around.add(host_id)
         if exchange.error is not None:
             self.context.watch.warn(f"{exchange.error.message} Trying other hosts.")
+
+    def go_back_to(self, host_id: str) -> None:
+        """Ask a host again after all."""
+        self._worked_around.discard(host_id)
+
+    def is_known_to(self, reader: Reader, host_id: str) -> bool:
+        """Whether a host was sent what this operation wrote, by whichever command.
+
+        A spec is always read from the newest rows: a stranger's command that reaches the host
+        takes along what this one could not deliver.
+        """
+        return bool(reader.get("hosts", host_id)["sent_serial"] >= self.serial)
 
     def abandon(self, why: str) -> None:
         """End an operation whose rows were taken back."""
         with write(self.context.cloud) as writer:
-            writer.update(
-                "operations", self.id, outcome="failed", phase=f"undone ({why})", finished_at=now()
-            )
+            # Nothing of it is left to return, so its request id is free for the next try.
+            end = {"outcome": "failed", "phase": f"undone ({why})", "finished_at": now()}
+            writer.update("operations", self.id, request_id=None, **end)
 
     def finish(self, value: T) -> Done[T]:
         """Settle what is still open, record the outcome, and say what became of it."""
