@@ -25,6 +25,13 @@ VM_STATES = {
     "SUSPENDED": "suspended",
 }
 
+KEPT_KINDS = ("domain", "disk", "port")
+
+
+def concerns_a_row(report: Report) -> bool:
+    """Whether a report changes what the database says: most of them need no transaction."""
+    return report.kind in KEPT_KINDS or report.result == "failed"
+
 
 @dataclass
 class Reporter:
