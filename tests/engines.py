@@ -6,7 +6,6 @@ import base64
 import contextlib
 import io
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -283,7 +283,9 @@ class Fleet:
         steps, silent = keep.drift(context, ())
         assert (steps, silent) == ([], [])
         done: list[str] = []
-        watch = Watch(trace=lambda step, host, resource, _: done.append(f"{host} {step} {resource}"))
+        watch = Watch(
+            trace=lambda step, host, resource, _: done.append(f"{host} {step} {resource}")
+        )
         keep.converge_hosts(replace(context, watch=watch), (), everything=True).check()
         assert [step for step in done if not re.search(" (unchanged|held) |converged", step)] == []
         self.check()

@@ -15,7 +15,7 @@ from stackctl.fleet.types import Accepted, Hello, Opening, Session
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.identity.context import Context
 from stackctl.operation.outcome import Failure, PlannedStep
-from stackctl.operation.reports import Reporter, concerns_a_row
+from stackctl.operation.reports import Reporter
 from stackctl.state import Row, Writer, now, read, write
 
 LOCK_TIMEOUT_S = 120.0
