@@ -181,7 +181,7 @@ def test_netfilter_words_are_clean_or_refused() -> None:
         (texts.ipv4, ["10.0.0.1"], ["10.0.0.1/24", " 10.0.0.1", "10.0.0.1\n", "::1", "010.0.0.1"]),
         (texts.ip, ["10.0.0.1", "fd00::1"], ["fe80::1%eth0", "fe80::1%a b", ":", ""]),
         (texts.hostname, ["a", "node-1", "A9"], ["-a", "a-", "a.b", "a_b", "a\n", "", "x" * 64]),
-        (texts.domain, ["worf.local", "a"], ["", ".", "a.", "a..b", "a,b", "a\n", "a." * 127 + "a"]),
+        (texts.domain, ["worf.local", "a"], ["", ".", "a.", "a..b", "a,b", "a\n", "a." * 127]),
         (texts.device, ["eth1", "bond0.7"], ["-x", "a/b", "x" * 16, "", "a b", "a\n"]),
         (texts.token, ["lab-1"], ["", "-x", "a b", "a\n", "x" * 65]),
     ],
