@@ -7,7 +7,6 @@ import pytest
 from stackctl.compute import service
 from stackctl.errors import HostUnreachable, PartlyDone
 
-
 _LIVE_PORTS = """
 SELECT count(*) FROM ports WHERE deleted_at IS NULL AND device_owner <> 'network:dhcp'
 """
