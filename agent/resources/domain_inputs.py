@@ -9,6 +9,7 @@ from typing import Optional
 
 from agent import facts, images, layout
 from agent.faults import StepFailed
+from agent.resources import topology
 from agent.resources.base import Host
 from agent.resources.configdrive import ports_of, tap_name
 from agent.resources.domain_xml import (
@@ -19,7 +20,7 @@ from agent.resources.domain_xml import (
     NicInput,
 )
 from agent.spec import DirectKernel, Disk, HostSettings, HostSpec, Image, Server
-from agent.system import files, libvirt_conn
+from agent.system import files, libvirt_conn, ovs
 from agent.system.libvirt_conn import NAME_PREFIX
 
 SERIAL_CHARACTERS = 20
@@ -45,6 +46,10 @@ class Platform:
     @cached_property
     def offload(self) -> bool:
         """Whether the datapath carries packets whose checksums the guest left to others."""
+        if self.settings.datapath == "auto":
+            integration = ovs.observe().bridges.get(topology.INTEGRATION)
+            if integration is not None:
+                return integration.datapath_type == "system"
         return facts.datapath(self.settings) == "system"
 
     @cached_property
@@ -76,7 +81,7 @@ def domain_input(
         cpu_mode=server.cpu_mode or platform.cpu_mode,
         disk_bus=server.disk_bus,
         nic_model=server.nic_model,
-        offload=platform.offload,
+        offload=not server.ports or platform.offload,
         disks=tuple(_disk(host, spec, disk_id) for disk_id in server.disks),
         nics=_nics(spec, server),
         drive=str(layout.drive(host.data, server.id)),

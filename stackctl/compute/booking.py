@@ -12,8 +12,9 @@ from stackctl.compute.scheduler import Decision, Request, no_valid_host, place
 from stackctl.compute.types import GIB, BootRequest, Nic
 from stackctl.errors import Conflict, NoCapacity, UsageError
 from stackctl.hostspec.build import TUNNEL_TYPES
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, find_own
 from stackctl.identity.quota import require
+from stackctl.names import checked_name
 from stackctl.network.addresses import WantedAddress
 from stackctl.network.allocation import (
     bind_port,
@@ -90,6 +91,7 @@ def book(context: Context, writer: Writer, resolved: Resolved, operation_id: str
     require(writer, context.project_id, "instances", request.count)
     require(writer, context.project_id, "cores", request.count * flavor["vcpus"])
     require(writer, context.project_id, "ram_mb", request.count * flavor["ram_mb"])
+    require(writer, context.project_id, "ports", request.count * resolved.ports.count(None))
     ids = [new_id() for _ in range(request.count)]
     names = [_server_name(request, index, id_) for index, id_ in enumerate(ids)]
     _refuse_taken_names(context, writer, request, names)
@@ -169,9 +171,7 @@ def find_network(context: Context, reader: Reader, nic: Nic) -> Row:
 def _check_words(request: BootRequest) -> None:
     if not 1 <= request.count <= MAX_COUNT:
         raise UsageError(f"--count {request.count}: between 1 and {MAX_COUNT} servers at a time.")
-    name = request.name
-    if not name.strip() or len(name) > 255 or any(ord(character) < 32 for character in name):
-        raise UsageError("A server's name has 1 to 255 printable characters.")
+    checked_name("server", request.name)
     if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT_BYTES:
         raise UsageError(
             f"User data has {len(request.user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
@@ -198,14 +198,7 @@ def _default_nics(context: Context, reader: Reader) -> tuple[Nic, ...]:
 def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
     if nic.port is None:
         return None
-    return find(
-        reader,
-        "ports",
-        nic.port,
-        noun="port",
-        where="project_id = ?",
-        parameters=(context.project_id,),
-    )
+    return find_own(context, reader, "ports", nic.port, noun="port")
 
 
 def _root_disk_gb(image: Row, flavor: Row) -> int:
@@ -402,18 +395,22 @@ def _guest(writer: Writer, resolved: Resolved, index: int) -> Row:
 def _engine(resolved: Resolved, host: Row) -> Row:
     """What the domain is made of is fixed now, so that it stays the same wherever it goes."""
     properties = json.loads(resolved.image["properties_json"])
-    facts = json.loads(host["facts_json"])
     request = resolved.request
     return {
         "host_id": host["id"],
         "zone": host["zone"],
         "zone_asked": int(request.zone is not None),
         "host_asked": host["id"] if request.host is not None else None,
-        "machine_type": properties.get("hw_machine_type")
-        or facts.get("machine_types", {}).get("pc"),
+        "machine_type": _machine_type(resolved.image, host),
         "disk_bus": properties.get("hw_disk_bus", "virtio"),
         "nic_model": properties.get("hw_vif_model", "virtio"),
     }
+
+
+def _machine_type(image: Row, host: Row) -> str | None:
+    asked: str | None = json.loads(image["properties_json"]).get("hw_machine_type")
+    offered: str | None = json.loads(host["facts_json"]).get("machine_types", {}).get("pc")
+    return asked or offered
 
 
 def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: str) -> None:
@@ -480,14 +477,19 @@ def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:
     ports = writer.column(
         "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", server["id"]
     )
+    owner = f"compute:{writer.get('hosts', host_id)['zone']}"
     for port_id in ports:
+        writer.update("ports", port_id, device_owner=owner)
         unbind_port(writer, port_id, server["host_id"])
         bind_port(writer, port_id, host_id)
     writer.run("UPDATE disks SET host_id = ? WHERE server_id = ?", host_id, server["id"])
+    host, image = writer.get("hosts", host_id), writer.get("images", server["image_id"])
     writer.update(
         "servers",
         server["id"],
         host_id=host_id,
+        zone=host["zone"],
+        machine_type=_machine_type(image, host),
         build_attempts=server["build_attempts"] + 1,
         version=server["version"] + 1,
     )

@@ -11,7 +11,7 @@ from agent.spec import HostSpec, Image, to_plain
 from agent.wire import Report
 from stackctl import killpoint
 from stackctl.errors import HostAhead, StackctlError
-from stackctl.fleet.types import Hello, Opening, Session
+from stackctl.fleet.types import Accepted, Hello, Opening, Session
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.identity.context import Context
 from stackctl.operation.outcome import Failure, PlannedStep
@@ -155,11 +155,16 @@ def _issue(context: Context, host_id: str, hello: Hello) -> HostSpec:
     return host_spec
 
 
+def is_ahead(host: Row, accepted: Accepted | None) -> bool:
+    """Whether a host has accepted a spec that this database never sent to it."""
+    if accepted is None or accepted.serial < host["sent_serial"]:
+        return False
+    return (accepted.serial, accepted.nonce) != (host["sent_serial"], host["sent_nonce"])
+
+
 def _refuse_if_ahead(host: Row, hello: Hello) -> None:
     accepted = hello.accepted
-    if accepted is None or accepted.serial < host["sent_serial"]:
-        return
-    if (accepted.serial, accepted.nonce) == (host["sent_serial"], host["sent_nonce"]):
+    if accepted is None or not is_ahead(host, accepted):
         return
     raise HostAhead(
         f"Host {host['name']} has accepted serial {accepted.serial}, which this database never "
@@ -170,7 +175,10 @@ def _refuse_if_ahead(host: Row, hello: Hello) -> None:
 
 
 def _applied(writer: Writer, host_id: str, serial: int) -> None:
-    writer.update("hosts", host_id, applied_serial=serial)
+    # Of two exchanges one after the other, the later one may come here first.
+    writer.run(
+        "UPDATE hosts SET applied_serial = max(applied_serial, ?) WHERE id = ?", serial, host_id
+    )
     writer.run(
         "DELETE FROM host_networks WHERE host_id = ? AND released_serial <= ?", host_id, serial
     )
