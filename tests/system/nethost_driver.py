@@ -105,7 +105,9 @@ def start_vswitchd() -> None:
         "-vconsole:off",
         "--pidfile=/run/openvswitch/ovs-vswitchd.pid",
     )
-    subprocess.run(["ovs-vsctl", "--timeout=20", "show"], check=True, stdout=subprocess.DEVNULL)
+    # Unlike a look, a change waits until the switch has followed.
+    argv = ["ovs-vsctl", "--timeout=20", "set", "Open_vSwitch", ".", "external_ids:up=1"]
+    subprocess.run(argv, check=True)
 
 
 def boot(folder: Path) -> None:
