@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import floor
-from bench.floor import FloorHost
+from bench.floor import Floor, FloorHost
 from bench.measuring import Row, Taken, repeat, row, say, take
 from bench.place import ROOT, Place
 
@@ -79,9 +79,12 @@ def boots(labs: Labs, runs: int) -> list[Row]:
     for run in range(runs):
         say(f"  boot, delete, floor: {run + 1} of {runs}")
         booted.append(boot(place, lab, "node", count=4))
-        domains = _domains(place, lab, hosts)
-        deleted.append(place.stackctl(lab, "delete", *NAMES))
-        raw.append(floor.measure(domains))
+        prepared = Floor(_domains(place, lab, hosts))
+        try:
+            deleted.append(place.stackctl(lab, "delete", *NAMES))
+            raw.append(prepared.measure())
+        finally:
+            prepared.end()
     beyond = [Taken(max(b.wall - f.wall, 0.0), b.cpu) for b, f in zip(booted, raw, strict=True)]
     return [
         row("boot-beyond", "boot --count 4, two hosts, beyond the floor", 0.8, beyond),

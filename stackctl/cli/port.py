@@ -110,7 +110,7 @@ def port_create(
 @click.option("--server", type=words.SERVER, help="Only those of this server.")
 def port_list(context: Context, output: Output, network: str | None, server: str | None) -> None:
     """List the project's ports."""
-    from stackctl.compute.service import show_server
+    from stackctl.compute.views import show_server
     from stackctl.network.service import list_ports
 
     server_id = show_server(context, server).id if server else None

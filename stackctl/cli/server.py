@@ -205,9 +205,9 @@ def _guest_file(path: str, local: str) -> GuestFile:
 @lists(LIST)
 def list_(context: Context, output: Output) -> None:
     """List servers, newest first, in the state last seen."""
-    from stackctl.compute import service
+    from stackctl.compute import views
 
-    output.list(service.list_servers(context))
+    output.list(views.list_servers(context))
 
 
 @command("show")
@@ -215,9 +215,9 @@ def list_(context: Context, output: Output) -> None:
 @click.argument("server", type=words.SERVER)
 def show(context: Context, output: Output, server: str) -> None:
     """Show a server in the state last seen."""
-    from stackctl.compute import service
+    from stackctl.compute import views
 
-    output.show(service.show_server(context, server))
+    output.show(views.show_server(context, server))
 
 
 @command("delete")

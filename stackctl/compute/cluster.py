@@ -17,16 +17,16 @@ from stackctl.compute.booking import store_blob
 from stackctl.compute.elsewhere import carry_out
 from stackctl.compute.service import boot_within, delete_within
 from stackctl.compute.types import BootRequest, GuestFile, Nic, Server
-from stackctl.compute.views import servers_by_id
+from stackctl.compute.views import first_result, servers_by_id
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity.bootstrap import make_keypair
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, find_own
 from stackctl.names import checked_name
 from stackctl.network.finding import visible_network
 from stackctl.network.networks import NewNetwork, add_network, drop_network
 from stackctl.network.subnets import NewSubnet
 from stackctl.operation import Done, Operation, begin
-from stackctl.state import Reader, Row, Writer, find, new_id, now, read
+from stackctl.state import Reader, Row, Writer, new_id, now, read
 
 DEFAULT_SUBNET = "192.168.1.0/24"
 KEY_PATH = "/root/.ssh/id_ed25519"
@@ -97,7 +97,7 @@ def create_cluster(context: Context, wanted: NewCluster) -> Done[list[Server]]:
 
     with begin(context, "cluster-create", f"cluster {wanted.name}", arguments) as operation:
         if operation.repeated is not None:
-            return _repeated(context, operation)
+            return operation.again(lambda row: first_result(context, row))
         return carry_out(operation, work, undo)
 
 
@@ -136,7 +136,7 @@ def scale_cluster(context: Context, word: str, count: int) -> Done[list[Server]]
     arguments = {"cluster": word, "count": count}
     with begin(context, "cluster-scale", f"scale {word} to {count}", arguments) as operation:
         if operation.repeated is not None:
-            return _repeated(context, operation)
+            return operation.again(lambda row: first_result(context, row))
         return carry_out(operation, work)
 
 
@@ -152,7 +152,7 @@ def delete_cluster(context: Context, word: str) -> Done[str]:
 
     with begin(context, "cluster-delete", f"delete cluster {word}", {"cluster": word}) as operation:
         if operation.repeated is not None:
-            return Done(word, operation.repeated["id"])
+            return operation.again(lambda _: word)
         name = operation.transact(work)
         operation.converge()
         return operation.finish(name)
@@ -176,14 +176,7 @@ def hostfile(cluster: Cluster, form: str) -> str:
 
 
 def _row(context: Context, reader: Reader, word: str) -> Row:
-    return find(
-        reader,
-        "clusters",
-        word,
-        noun="cluster",
-        where="project_id = ?",
-        parameters=(context.project_id,),
-    )
+    return find_own(context, reader, "clusters", word, noun="cluster")
 
 
 def _write_cluster(
@@ -308,10 +301,3 @@ def _cluster(reader: Reader, row: Row) -> Cluster:
         created_at=row["created_at"],
         spec=json.loads(row["node_spec_json"]),
     )
-
-
-def _repeated(context: Context, operation: Operation) -> Done[list[Server]]:
-    row = operation.repeated or {}
-    ids = json.loads(row["result_json"])["servers"]
-    with read(context.cloud) as reader:
-        return Done(servers_by_id(reader, ids), row["id"])

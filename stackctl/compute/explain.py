@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackctl.compute.types import Server
-from stackctl.compute.views import servers_by_id
+from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import NotFound
 from stackctl.identity.context import Context
-from stackctl.state import Reader, Row, find, read
+from stackctl.state import Reader, Row, read
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,7 @@ def explain(context: Context, word: str) -> Explanation:
 
 def _server(context: Context, reader: Reader, word: str) -> Row | None:
     try:
-        return find(
-            reader,
-            "servers",
-            word,
-            noun="server",
-            where="project_id = ?",
-            parameters=(context.project_id,),
-        )
+        return server_row(context, reader, word)
     except NotFound:
         return None
 

@@ -24,6 +24,7 @@ class Failure:
     host: str
     message: str
     error: type[StackctlError] = ResourceFailed
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Done(Generic[T]):
         error = kinds.pop() if len(kinds) == 1 else ResourceFailed
         if self.succeeded:
             error = PartlyDone
-        raise error(message, hint=self.hint or "stackctl events")
+        hints = [failure.hint for failure in self.failures if failure.hint]
+        raise error(message, hint=self.hint or next(iter(hints), "stackctl events"))
 
 
 def _sentence(failure: Failure) -> str:
