@@ -23,6 +23,7 @@ _STATES = ("NOSTATE", "RUNNING", "RUNNING", "PAUSED", "RUNNING", "SHUTDOWN", "CR
 
 _connection: Any = None
 _connect_lock = threading.Lock()
+_stuck: Optional[threading.Thread] = None
 
 
 class LibvirtError(Exception):
@@ -212,11 +213,16 @@ def _libvirt() -> Any:
 
 
 def _call(work: Callable[[], _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
+    global _stuck
+    if _stuck is not None and _stuck.is_alive():
+        # Once is enough: a hundred servers must not wait for it one after another.
+        raise LibvirtError("libvirt still does not answer an earlier call")
     outcome: list[Any] = []
     thread = threading.Thread(target=_catch, args=(work, outcome), name="libvirt", daemon=True)
     thread.start()
     thread.join(timeout_s)
     if not outcome:
+        _stuck = thread
         raise LibvirtError(f"libvirt did not answer within {timeout_s:g} s")
     value, error = outcome
     if error is None:
