@@ -261,5 +261,5 @@ def _facts(host: Host, plug: Plug) -> Facts:
 def _remove(host: Host, devices: Sequence[str]) -> None:
     switch.change(host, [["--if-exists", "del-port", device] for device in devices])
     for device in devices:
-        links.delete(device)
+        links.delete_tap(device)
         switch.pending_file(host, device).unlink(missing_ok=True)
