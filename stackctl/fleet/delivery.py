@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import io
 import json
 import os
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +34,19 @@ class Archive:
 
 
 def agent_archive() -> Archive:
-    """The archive of the agent as it is installed here; built only when a file of it changed."""
+    """The archive of the agent as it is installed here; built only when a file of it changed.
+
+    Looked for once in a process, however many hosts want it.
+    """
+    with _looking:
+        return _find_archive()
+
+
+_looking = threading.Lock()
+
+
+@functools.cache
+def _find_archive() -> Archive:
     sources = dict(_sources())
     note = _cache_folder() / f"{_inputs_digest(sources)}.json"
     return _cached(note) or _build(sources, note)
@@ -126,5 +140,7 @@ def read_archive(archive: Archive) -> bytes:
     content = archive.path.read_bytes()
     if hashlib.sha256(content).hexdigest() == archive.sha256:
         return content
-    archive.path.unlink()
+    with _looking:
+        archive.path.unlink(missing_ok=True)
+        _find_archive.cache_clear()
     return agent_archive().path.read_bytes()
