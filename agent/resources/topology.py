@@ -135,7 +135,9 @@ def network_problem(spec: HostSpec, network: Network) -> str:
     name = f"network {network.id!r}"
     if network.type not in SEGMENTS:
         return f"{name} has the unknown type {network.type!r}"
-    if network.type in TUNNEL_TYPES and spec.settings.tunnel_address is None:
+    # A network with nobody elsewhere needs no tunnel: a cloud of one host has no underlay.
+    elsewhere = bool(network.flood_to or network.remote_ports)
+    if network.type in TUNNEL_TYPES and elsewhere and spec.settings.tunnel_address is None:
         return f"{name} is {network.type}, but this host has no tunnel address"
     if network.type in PHYSICAL_TYPES and mapping_for(spec, network.physical_network) is None:
         return f"this host has no bridge for physical network {network.physical_network!r}"
