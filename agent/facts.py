@@ -17,14 +17,13 @@ from xml.etree import ElementTree
 
 from agent.spec import HostSettings
 from agent.store import now
-from agent.system import files, libvirt_conn
+from agent.system import files, libvirt_conn, ovs
 from agent.system.libvirt_conn import LibvirtError
 from agent.system.run import CommandFailed, run
 
 QUERY_TIMEOUT_S = 5.0
 CPUINFO = Path("/proc/cpuinfo")
 KVM_DEVICE = Path("/dev/kvm")
-OVS_MODULE = Path("/sys/module/openvswitch")
 
 Facts = dict[str, Any]
 
@@ -83,13 +82,7 @@ def datapath(settings: HostSettings) -> str:
     """Open vSwitch's datapath here: ``system`` (the kernel's) or ``netdev`` (user space)."""
     if settings.datapath != "auto":
         return settings.datapath
-    if OVS_MODULE.exists():
-        return "system"
-    try:
-        run(["modprobe", "--dry-run", "--quiet", "openvswitch"], timeout_s=QUERY_TIMEOUT_S)
-    except CommandFailed:
-        return "netdev"
-    return "system"
+    return "system" if ovs.kernel_datapath() else "netdev"
 
 
 def ram_mb() -> int:

@@ -1,7 +1,7 @@
 """Specs of small networks for the tests of the agent: two hosts, the slides' VLANs and a tunnel.
 
-Host 1 has the head node and compute node 1, host 2 compute node 2; both have the flat network
-nowhere, the provider VLAN 101 as local VLAN 1 (host 2: 7) and the tunnel 0x65 as local VLAN 2.
+Host 1 has the head node and compute node 1, host 2 compute node 2; both have the
+provider VLAN 101 as local VLAN 1 (host 2: 7) and the tunnel 0x65 as local VLAN 2.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ NAMES = (
 
 
 def uid(kind: str, number: int) -> str:
-    """A readable UUID: its first eight digits are hex of the kind, its last the number."""
-    return f"{int.from_bytes(kind.encode()[:4], 'big'):08x}-{number:04x}-4000-8000-{number:012x}"
+    """A readable UUID: its first eight digits are two letters of the kind and the number."""
+    return (
+        f"{int.from_bytes(kind.encode()[:2], 'big'):04x}{number:04x}-0000-4000-8000-{number:012x}"
+    )
 
 
 def mac(number: int) -> str:
     return f"fa:16:3e:00:00:{number:02x}"
 
 
-PRIVATE, PROVIDER = uid("priv", 1), uid("prov", 1)
+PRIVATE, PROVIDER = uid("net", 1), uid("net", 2)
 
 
 def private(host: int, remote: tuple[RemotePort, ...] = (), flood: tuple[str, ...] = ()) -> Network:

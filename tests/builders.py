@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from stackctl.compute import service
+from stackctl.compute import service, views
 from stackctl.compute.types import BootRequest, Nic
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.identity.context import Context, Watch, admin_context
@@ -111,10 +111,10 @@ class World:
 
     def servers(self) -> dict[str, str]:
         """The status of every live server by name."""
-        return {server.name: server.status for server in service.list_servers(self.context)}
+        return {server.name: server.status for server in views.list_servers(self.context)}
 
     def server(self, name: str):
-        return service.show_server(self.context, name)
+        return views.show_server(self.context, name)
 
     def rows(self, sql: str, *parameters):
         with read(self.cloud) as reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ TIMEOUT_S = 20
 """Seconds until ovs-vsctl or ovs-ofctl gives up on a daemon that does not answer."""
 
 _OPENFLOW = "OpenFlow13"
+_STARTING_S = 3.0
 _LOOK = (
     ("Bridge", "name,ports,fail_mode,datapath_type,external_ids"),
     ("Port", "_uuid,name,interfaces,tag,vlan_mode,trunks,external_ids"),
@@ -177,9 +179,19 @@ def transact(commands: Iterable[Sequence[str]]) -> None:
 
 
 def dump_flows(bridge: str) -> str:
-    """The flows of a bridge with their cookies, ports as numbers, no counters."""
+    """The flows of a bridge with their cookies, ports as numbers, no counters.
+
+    A switch that is just starting opens its bridges a moment later: that moment is waited for.
+    """
     argv = ["ovs-ofctl", "-O", _OPENFLOW, "--no-stats", "--no-names", f"--timeout={TIMEOUT_S}"]
-    return run([*argv, "dump-flows", bridge], timeout_s=TIMEOUT_S + 5)
+    deadline = time.monotonic() + _STARTING_S
+    while True:
+        try:
+            return run([*argv, "dump-flows", bridge], timeout_s=TIMEOUT_S + 5)
+        except CommandFailed as error:
+            if "failed to open socket" not in error.output or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def change_flows(bridge: str, lines: Sequence[str]) -> None:

@@ -150,11 +150,14 @@ def _no_command(args: list[str]) -> str:
     import difflib
 
     names = list(commands.listed())
-    near = difflib.get_close_matches("-".join(args[:2]), names, 3, 0.75)
-    near = near or difflib.get_close_matches(args[0], names, 3, 0.6)
+    said = typed = args[0]
+    if typed in commands.NOUNS and len(args) > 1:
+        said = f"{args[0]} {args[1]}"
+        typed = f"{commands.NOUNS[args[0]]}{args[1]}"
+    near = difflib.get_close_matches(typed, names, 3)
     if not near:
-        return f"There is no command '{args[0]}'."
-    return f"There is no command '{args[0]}'. Did you mean {' or '.join(near)}?"
+        return f"There is no command '{said}'."
+    return f"There is no command '{said}'. Did you mean {' or '.join(near)}?"
 
 
 def _usage_hint(error: click.ClickException) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+import stackctl
 from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, confirm, destroys, finish, lists, shows
 from stackctl.cli.render import Column
@@ -171,10 +173,10 @@ def boot(
         naming=naming,
     )
     done = service.boot(context, request)
+    output.list(done.value)
     if wait and not context.dry_run:
         running = [server.id for server in done.value if server.status == "ACTIVE"]
         access.wait_for_guests(context, running, wait, wait_timeout)
-    output.list(done.value)
     finish(context, done)
 
 
@@ -203,9 +205,9 @@ def _guest_file(path: str, local: str) -> GuestFile:
 @lists(LIST)
 def list_(context: Context, output: Output) -> None:
     """List servers, newest first, in the state last seen."""
-    from stackctl.compute import service
+    from stackctl.compute import views
 
-    output.list(service.list_servers(context))
+    output.list(views.list_servers(context))
 
 
 @command("show")
@@ -213,9 +215,9 @@ def list_(context: Context, output: Output) -> None:
 @click.argument("server", type=words.SERVER)
 def show(context: Context, output: Output, server: str) -> None:
     """Show a server in the state last seen."""
-    from stackctl.compute import service
+    from stackctl.compute import views
 
-    output.show(service.show_server(context, server))
+    output.show(views.show_server(context, server))
 
 
 @command("delete")
@@ -322,7 +324,9 @@ def _ssh_argv(
     """ssh with ourselves as its proxy, and with host keys kept per server id: addresses are
     given again, identities are not."""
     known = context.cloud.folder / "known_guests"
-    proxy = [sys.executable, "-m", "stackctl", "--cloud", context.cloud.name, "ssh", "--relay"]
+    root = str(Path(stackctl.__file__).parent.parent)
+    itself = f"import sys; sys.path.insert(0, {root!r}); from stackctl.cli.main import main; main()"
+    proxy = [sys.executable, "-c", itself, "--cloud", context.cloud.name, "ssh", "--relay"]
     argv = ["ssh", "-o", f"ProxyCommand={' '.join(map(_quoted, [*proxy, server.id]))}"]
     argv += ["-o", f"UserKnownHostsFile={known}", "-o", f"HostKeyAlias={server.id}"]
     argv += ["-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR"]

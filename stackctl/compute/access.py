@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from stackctl.compute.types import Server
+from stackctl.compute.types import Json, Server
 from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import Conflict, ResourceFailed
 from stackctl.identity.context import Context
 from stackctl.operation.convergence import acting_session
-from stackctl.state import Row, read
+from stackctl.state import Reader, Row, read
 
 CONSOLE_LIMIT_BYTES = 100 * 1024
 """Nova returns at most the last 100 KiB of a console."""
@@ -71,7 +72,7 @@ def ssh_endpoint(context: Context, word: str) -> SshEndpoint:
     with read(context.cloud) as reader:
         row = server_row(context, reader, word)
         server = servers_by_id(reader, [row["id"]])[0]
-        served = set(reader.column("SELECT id FROM subnets WHERE dhcp = 1 AND deleted_at IS NULL"))
+        served = _subnets_with_dhcp(reader)
     for address in server.addresses:
         if address.subnet_id in served:
             return SshEndpoint(server, address.address, address.subnet_id)
@@ -90,6 +91,10 @@ def relay(
         session.relay(endpoint.subnet_id, endpoint.address, port, from_fd, os.dup(to_fd))
 
 
+def _subnets_with_dhcp(reader: Reader) -> set[str]:
+    return set(reader.column("SELECT id FROM subnets WHERE dhcp = 1 AND deleted_at IS NULL"))
+
+
 def _host_of(host: Row | None, word: str) -> Row:
     if host is None:
         raise Conflict(f"Server {word} is on no host.")
@@ -100,19 +105,24 @@ def _wait_on_host(
     context: Context, host: Row, servers: Sequence[Server], what: str, timeout_s: int
 ) -> list[str]:
     late = []
+    with read(context.cloud) as reader:
+        served = _subnets_with_dhcp(reader)
     with acting_session(context, host) as session:
         for server in servers:
-            first = server.addresses[0]
-            arguments = {
-                "server_id": server.id,
-                "what": what,
-                "subnet_id": first.subnet_id,
-                "address": first.address,
-                "mac": first.mac,
-                "timeout_s": timeout_s,
-            }
+            ports = [
+                {"mac": item.mac, "address": item.address, "subnet_id": item.subnet_id}
+                for item in server.addresses
+                if item.subnet_id in served
+            ]
+            if not ports:
+                continue
+            arguments: Json = {"server_id": server.id, "what": what, "ports": ports}
+            arguments |= {"timeout_s": timeout_s}
+            started = time.monotonic()
             try:
                 session.act("wait-guest", arguments, timeout_s=timeout_s + 15)
+                said = {"dhcp": "address in the guest", "ssh": "guest answers SSH"}[what]
+                context.watch.trace(said, host["name"], server.name, time.monotonic() - started)
             except ResourceFailed as error:
                 late.append(f"{server.name} on host {host['name']}: {error.message}")
     return late

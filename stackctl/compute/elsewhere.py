@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stackctl.compute import booking
-from stackctl.compute.booking import NoValidHost
+from stackctl.compute.placing import NoValidHost, record_decision
 from stackctl.compute.types import Server
 from stackctl.compute.views import read_servers, servers_by_id
 from stackctl.errors import HostUnreachable, StackctlError
@@ -148,7 +148,7 @@ def _remember_refusal(context: Context, error: NoValidHost) -> None:
         return
     with write(context.cloud) as writer:
         decision = error.decisions[-1]
-        booking.record_decision(context, writer, decision, None, None)
+        record_decision(context, writer, decision, None, None)
         note(
             writer,
             action="boot",

@@ -82,11 +82,12 @@ def _decision(context: Context, reader: Reader, word: str, server: Row | None) -
             "SELECT * FROM decisions WHERE server_id = ? ORDER BY id DESC LIMIT 1", server["id"]
         )
     return reader.one(
-        "SELECT * FROM decisions WHERE project_id = ? AND (name = ? OR server_id = ?) "
+        # A refused boot of several is known by the name that was typed, too: x means x-1.
+        "SELECT * FROM decisions WHERE project_id = ? AND (name = ? OR server_id = ? "
+        "OR server_id IS NULL AND substr(name, 1, length(?) + 1) = ? || '-') "
         "ORDER BY id DESC LIMIT 1",
         context.project_id,
-        word,
-        word,
+        *[word] * 4,
     )
 
 

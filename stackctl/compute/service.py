@@ -1,4 +1,4 @@
-"""Servers: boot, list, show, delete, and the actions that change their power."""
+"""Servers: boot, delete, and the actions that change their power."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from collections.abc import Sequence
 
 from stackctl.compute import booking, lifecycle
 from stackctl.compute.elsewhere import carry_out, unreached_hosts
+from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
-from stackctl.compute.views import (
-    first_result,
-    live_servers,
-    read_servers,
-    server_row,
-    servers_by_id,
-)
+from stackctl.compute.views import first_result, read_servers, server_row
 from stackctl.identity.context import Context
 from stackctl.network.allocation import leave_server
 from stackctl.operation import Done, Operation, begin
 from stackctl.operation.events import note
-from stackctl.state import Row, Writer, now, read, write
+from stackctl.state import Row, Writer, now, write
 
 
 def boot(context: Context, request: BootRequest) -> Done[list[Server]]:
@@ -40,26 +35,13 @@ def boot_within(
     context: Context, writer: Writer, operation: Operation, request: BootRequest
 ) -> list[str]:
     """The transaction of boot, for operations that boot among other things."""
-    resolved = booking.resolve(context, writer, request)
+    resolved = resolve(context, writer, request)
     ids = booking.book(context, writer, resolved, operation.id)
     for id_ in ids:
         server = writer.get("servers", id_)
         host = writer.get("hosts", server["host_id"])["name"]
         _note(context, writer, operation.id, "boot", server, f"asked for; placed on {host}", host)
     return ids
-
-
-def list_servers(context: Context) -> list[Server]:
-    """The project's servers, as last observed."""
-    with read(context.cloud) as reader:
-        return live_servers(context, reader)
-
-
-def show_server(context: Context, word: str) -> Server:
-    """One server, as last observed."""
-    with read(context.cloud) as reader:
-        row = server_row(context, reader, word)
-        return servers_by_id(reader, [row["id"]])[0]
 
 
 def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:

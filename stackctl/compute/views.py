@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from stackctl.compute.lifecycle import status
 from stackctl.compute.types import Fault, Server, ServerAddress
 from stackctl.identity.context import Context, find_own
-from stackctl.operation.recover import interrupted
 from stackctl.state import Reader, Row, read
 
 _SERVERS = """
@@ -34,10 +33,18 @@ def server_row(context: Context, reader: Reader, word: str) -> Row:
     return find_own(context, reader, "servers", word, noun="server")
 
 
-def live_servers(context: Context, reader: Reader) -> list[Server]:
-    """All servers of the asker's project, newest first."""
+def list_servers(context: Context) -> list[Server]:
+    """All servers of the asker's project, newest first, as last observed."""
     where = "servers.project_id = ? AND servers.deleted_at IS NULL"
-    return _servers(reader, where, context.project_id)
+    with read(context.cloud) as reader:
+        return _servers(reader, where, context.project_id)
+
+
+def show_server(context: Context, word: str) -> Server:
+    """One server, as last observed."""
+    with read(context.cloud) as reader:
+        row = server_row(context, reader, word)
+        return servers_by_id(reader, [row["id"]])[0]
 
 
 def servers_by_id(reader: Reader, ids: Sequence[str]) -> list[Server]:
@@ -64,9 +71,16 @@ def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:
     for row in reader.all(_ADDRESSES.format(where), *parameters):
         server_id = row.pop("device_id")
         addresses[server_id].append(ServerAddress(**row))
-    in_between = any(row["task_state"] for row in rows)
-    dead = {row["id"] for row in interrupted(reader)} if in_between else set()
+    dead = _interrupted(reader) if any(row["task_state"] for row in rows) else set()
     return [_server(row, addresses[row["id"]], row["operation_id"] in dead) for row in rows]
+
+
+def _interrupted(reader: Reader) -> set[str]:
+    """Operations whose owner died. Looked for only by whoever has a reason to: what settles
+    operations reaches hosts, too, and all that is nothing to load for a list."""
+    from stackctl.operation.recover import interrupted
+
+    return {row["id"] for row in interrupted(reader)}
 
 
 def _server(row: Row, addresses: list[ServerAddress], ownerless: bool) -> Server:

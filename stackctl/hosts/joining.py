@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from stackctl.errors import Conflict, StackctlError, UsageError
-from stackctl.fleet import Hello, Opening, Target, keys, open_session
+from stackctl.fleet import Hello, Opening, Target, keys, open_session, target_of
 from stackctl.fleet.pins import fingerprint, parse_host_key, pin_line
 from stackctl.hosts import checks
 from stackctl.hosts.facts import NOT_PREPARED, capacity, declared_values, missing_engines
@@ -44,9 +44,9 @@ def add_host(context: Context, new: NewHost) -> Done[Host]:
     host_id = new_id()
     with read(context.cloud) as reader:
         row = _checked_row(reader, host_id, new)
-    target = _target(context, row)
+    target = target_of(row, context.cloud)
     with _key_on(target, context, new):
-        hello = _ask(context, target)
+        hello = ask(context, target)
         missing = missing_engines(hello.facts)
         row |= _learned(hello, new, missing)
 
@@ -67,14 +67,10 @@ def add_host(context: Context, new: NewHost) -> Done[Host]:
             f"Host {new.name} is added but disabled: {'; '.join(missing)}. "
             f"Next: stackctl host-prepare {new.name}"
         )
-    return _as_it_is_now(context, done)
-
-
-def _as_it_is_now(context: Context, done: Done[Host]) -> Done[Host]:
-    if not context.dry_run:
-        with read(context.cloud) as reader:
-            done.value = read_host(reader, done.value.id)
-    return done
+    if context.dry_run:
+        return done
+    with read(context.cloud) as reader:
+        return done.with_value(read_host(reader, host_id))
 
 
 def _checked_row(reader: Reader, host_id: str, new: NewHost) -> Row:
@@ -129,12 +125,6 @@ def _require_free(reader: Reader, row: Row) -> None:
         )
 
 
-def _target(context: Context, row: Row) -> Target:
-    from stackctl.fleet import target_of
-
-    return target_of(row, context.cloud)
-
-
 @contextmanager
 def _key_on(target: Target, context: Context, new: NewHost) -> Iterator[None]:
     """The cloud's key on the host; taken away again if the block fails."""
@@ -151,7 +141,7 @@ def _key_on(target: Target, context: Context, new: NewHost) -> Iterator[None]:
         raise
 
 
-def _ask(context: Context, target: Target) -> Hello:
+def ask(context: Context, target: Target) -> Hello:
     """What the host says about itself; Conflict if it belongs to another cloud."""
     with read(context.cloud) as reader:
         cloud_id = reader.value("SELECT id FROM cloud")

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from agent.spec import BridgeMapping
-from stackctl.errors import Conflict, NotFound, UsageError
+from stackctl.errors import Conflict, HostUnreachable, NotFound, StackctlError, UsageError
+from stackctl.fleet import for_each, target_of
 from stackctl.fleet.pins import pin_line
 from stackctl.hosts import checks
 from stackctl.hosts.facts import capacity, declared_values, missing_engines
@@ -17,6 +18,7 @@ from stackctl.identity.context import Context
 from stackctl.operation import Done, run
 from stackctl.operation.convergence import acting_session
 from stackctl.operation.events import note
+from stackctl.operation.exchange import mark_unreachable
 from stackctl.state import Row, Writer, find, now, read, write
 
 _SPEC_COLUMNS = frozenset(
@@ -43,17 +45,40 @@ def set_host(context: Context, word: str, changes: HostChanges) -> Done[Host]:
 
     arguments = {"host": word, "changes": repr(changes)}
     done = run(context, "host-set", f"change host {word}", arguments, work)
-    if not context.dry_run:
-        done.value = _now(context, done.value.id)
-    return done
+    return done if context.dry_run else done.with_value(_now(context, done.value.id))
 
 
 def refresh_host(context: Context, word: str) -> Host:
     """Ask a host what it has now, and write that down."""
     with read(context.cloud) as reader:
         row = find(reader, "hosts", word, noun="host")
-    with acting_session(context, row) as session:
-        hello = session.hello
+    _refresh(context, row)
+    return _now(context, row["id"])
+
+
+def refresh_hosts(context: Context) -> dict[str, StackctlError]:
+    """Ask all hosts at once; errors by host name."""
+    with read(context.cloud) as reader:
+        rows = reader.all("SELECT * FROM hosts WHERE deleted_at IS NULL")
+    by_id = {row["id"]: row for row in rows}
+    targets = [target_of(row, context.cloud, peripheral=True) for row in rows]
+    results = for_each(targets, lambda target: _refresh(context, by_id[target.host_id]))
+    errors: dict[str, StackctlError] = {}
+    for host_id, result in results.items():
+        if isinstance(result, StackctlError):
+            errors[by_id[host_id]["name"]] = result
+        elif isinstance(result, Exception):
+            raise result
+    return errors
+
+
+def _refresh(context: Context, row: Row) -> None:
+    try:
+        with acting_session(context, row) as session:
+            hello = session.hello
+    except HostUnreachable as error:
+        mark_unreachable(context, row["id"], error.message)
+        raise
     declared = Declared(**json.loads(row["declared_json"]))
     values = {
         **capacity(hello.facts, declared),
@@ -65,7 +90,6 @@ def refresh_host(context: Context, word: str) -> Host:
     }
     with write(context.cloud) as writer:
         writer.update("hosts", row["id"], **values)
-    return _now(context, row["id"])
 
 
 def _now(context: Context, host_id: str) -> Host:

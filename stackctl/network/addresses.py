@@ -127,13 +127,8 @@ def take(
         "address": address,
         "number": choice.sortable(address),
     }
-    columns, marks = ", ".join(row), ", ".join("?" for _ in row)
-    inserted = writer.run(
-        f"INSERT INTO addresses ({columns}) VALUES ({marks})"
-        " ON CONFLICT (network_id, address) WHERE released_serial IS NULL DO NOTHING",
-        *row.values(),
-    )
-    if not inserted:
+    live = "(network_id, address) WHERE released_serial IS NULL"
+    if not writer.insert_if_free("addresses", row, live):
         raise Conflict(
             f"Unable to complete operation for network {network['name']}. "
             f"The IP address {address} is in use."

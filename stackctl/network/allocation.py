@@ -19,6 +19,8 @@ from stackctl.state import Reader, Row, Writer, new_id, now
 MAC_ATTEMPTS = 16
 LOCAL_VLANS = (1, 4094)
 
+_LIVE_MAC = "(mac) WHERE deleted_at IS NULL"
+
 Entropy = Callable[[int], bytes]
 
 
@@ -70,11 +72,12 @@ def insert_port(
     """Insert a port with this MAC, or with a random one that nobody has."""
     if mac is not None:
         checked = choice.checked_mac(mac)
-        if not _insert_port_row(writer, {**row, "mac": checked}):
+        if not writer.insert_if_free("ports", {**row, "mac": checked}, _LIVE_MAC):
             raise mac_in_use(network, checked)
         return
     for _ in range(MAC_ATTEMPTS):
-        if _insert_port_row(writer, {**row, "mac": choice.mac_from(entropy(3))}):
+        mac = choice.mac_from(entropy(3))
+        if writer.insert_if_free("ports", {**row, "mac": mac}, _LIVE_MAC):
             return
     raise Conflict(
         f"Unable to generate unique mac on network {network['name']}: "
@@ -139,9 +142,9 @@ def ensure_dhcp_port(
 def dhcp_port_id(reader: Reader, subnet_id: str) -> str | None:
     """The port of a subnet's DHCP server; None before the subnet's first port."""
     held = reader.value(
-        "SELECT port_id FROM addresses"
-        " WHERE subnet_id = ? AND kind = 'dhcp' AND released_serial IS NULL",
+        "SELECT id FROM ports WHERE device_id = ? AND device_owner = ? AND deleted_at IS NULL",
         subnet_id,
+        DHCP_OWNER,
     )
     return None if held is None else str(held)
 
@@ -301,16 +304,6 @@ def _hostname_left(writer: Writer, network_id: str, device_id: str, hostname: st
         device_id,
     )
     return "" if has_it else hostname
-
-
-def _insert_port_row(writer: Writer, row: Mapping[str, Any]) -> bool:
-    columns, marks = ", ".join(row), ", ".join("?" for _ in row)
-    inserted = writer.run(
-        f"INSERT INTO ports ({columns}) VALUES ({marks})"
-        " ON CONFLICT (mac) WHERE deleted_at IS NULL DO NOTHING",
-        *row.values(),
-    )
-    return inserted == 1
 
 
 def _free_tag(reader: Reader, host_id: str) -> int:

@@ -103,7 +103,7 @@ def set_port(context: Context, word: str, change: PortChange) -> Done[Port]:
     """
     arguments = {key: value for key, value in asdict(change).items() if value is not None}
     if not arguments:
-        raise UsageError("Nothing to change was given.", hint="stackctl port-update --help")
+        raise UsageError("Nothing to change was given.", hint="stackctl port-set --help")
 
     def work(writer: Writer) -> Port:
         port = own_port(context, writer, word)
@@ -194,10 +194,10 @@ def _refuse_dhcp(port: Row, verb: str) -> None:
         raise Conflict(
             f"Port {port['id']} cannot be {verb} directly: it has device owner {DHCP_OWNER} and "
             "belongs to its subnet.",
-            hint="stackctl subnet-update --no-dhcp ...",
+            hint="stackctl subnet-set --no-dhcp ...",
         )
 
 
 def _device_name(reader: Reader, port: Row) -> str:
-    name = reader.value("SELECT name FROM servers WHERE id = ?", port["device_id"])
+    name = port_from(reader, port).server_name
     return f"server {name}" if name else f"{port['device_owner']} {port['device_id']}"

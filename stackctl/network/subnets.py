@@ -17,7 +17,7 @@ from stackctl.network import addresses, subnet_rules
 from stackctl.network.allocation import dhcp_port_id, ensure_dhcp_port, release_port
 from stackctl.network.choice import lowest_free
 from stackctl.network.finding import own_network, own_subnet, visible_subnet, visible_subnets
-from stackctl.network.types import Pool, Subnet, subnet_from
+from stackctl.network.types import Pool, Subnet, pools_of, subnet_from
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one
 from stackctl.state import Reader, Row, Writer, new_id, now, read
@@ -65,19 +65,19 @@ def create_subnet(context: Context, network_word: str, wanted: NewSubnet) -> Don
         return add_subnet(context, writer, network, wanted)
 
     word = wanted.name or wanted.cidr
-    return change_one(context, "create", "subnet", word, arguments, work, _load)
+    return change_one(context, "create", "subnet", word, arguments, work, subnet_from)
 
 
 def list_subnets(context: Context) -> list[Subnet]:
     """Subnets of all networks that the asker may use, oldest first."""
     with read(context.cloud) as reader:
-        return [subnet_from(row) for row in visible_subnets(context, reader)]
+        return [subnet_from(reader, row) for row in visible_subnets(context, reader)]
 
 
 def show_subnet(context: Context, word: str) -> Subnet:
     """One subnet by name or id."""
     with read(context.cloud) as reader:
-        return subnet_from(visible_subnet(context, reader, word))
+        return subnet_from(reader, visible_subnet(context, reader, word))
 
 
 def set_subnet(context: Context, word: str, change: SubnetChange) -> Done[Subnet]:
@@ -97,9 +97,9 @@ def set_subnet(context: Context, word: str, change: SubnetChange) -> Done[Subnet
         if changed["dhcp"] != subnet["dhcp"]:
             _switch_dhcp(writer, network, changed)
         writer.change.networks.add(network["id"])
-        return subnet_from(changed)
+        return subnet_from(writer, changed)
 
-    return change_one(context, "set", "subnet", word, arguments, work, _load)
+    return change_one(context, "set", "subnet", word, arguments, work, subnet_from)
 
 
 def delete_subnet(context: Context, word: str) -> Done[Subnet]:
@@ -109,9 +109,9 @@ def delete_subnet(context: Context, word: str) -> Done[Subnet]:
         subnet = own_subnet(context, writer, word)
         _refuse_in_use(writer, subnet)
         drop_subnet(writer, subnet)
-        return subnet_from(subnet)
+        return subnet_from(writer, subnet)
 
-    return change_one(context, "delete", "subnet", word, {}, work, _load)
+    return change_one(context, "delete", "subnet", word, {}, work, subnet_from)
 
 
 def add_subnet(context: Context, writer: Writer, network: Row, wanted: NewSubnet) -> Subnet:
@@ -139,7 +139,7 @@ def add_subnet(context: Context, writer: Writer, network: Row, wanted: NewSubnet
     if gateway is not None:
         addresses.reserve_gateway(writer, network, row)
     writer.change.networks.add(network["id"])
-    return subnet_from(row)
+    return subnet_from(writer, row)
 
 
 def drop_subnet(writer: Writer, subnet: Row) -> None:
@@ -150,10 +150,6 @@ def drop_subnet(writer: Writer, subnet: Row) -> None:
     addresses.release_addresses(writer, "subnet_id = ?", subnet["id"])
     writer.update("subnets", subnet["id"], deleted_at=now(), version=subnet["version"] + 1)
     writer.change.networks.add(subnet["network_id"])
-
-
-def _load(_: Reader, row: Row) -> Subnet:
-    return subnet_from(row)
 
 
 def _changed_columns(subnet: Row, change: SubnetChange) -> dict[str, Any]:
@@ -172,7 +168,7 @@ def _changed_columns(subnet: Row, change: SubnetChange) -> dict[str, Any]:
     if change.gateway is not None:
         gateway = columns["gateway"] = subnet_rules.checked_gateway(cidr, change.gateway)
     if change.pools is not None or change.gateway is not None:
-        pools = change.pools if change.pools is not None else subnet_from(subnet).pools
+        pools = change.pools if change.pools is not None else pools_of(subnet)
         columns["pools_json"] = _as_json(subnet_rules.checked_pools(cidr, gateway, pools))
     return columns
 

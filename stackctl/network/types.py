@@ -23,7 +23,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class Network:
-    """A network. ``type`` is vxlan, gre, vlan or flat; ``mtu`` in bytes."""
+    """A network. ``type`` is vxlan, gre, vlan or flat; ``mtu`` in bytes; ``subnets`` are ids and
+    ``cidrs`` their ranges, oldest first."""
 
     id: str
     project_id: str
@@ -37,6 +38,7 @@ class Network:
     external: bool
     admin_up: bool
     subnets: tuple[str, ...]
+    cidrs: tuple[str, ...]
     created_at: str
 
 
@@ -47,6 +49,7 @@ class Subnet:
     id: str
     project_id: str
     network_id: str
+    network_name: str
     name: str
     cidr: str
     gateway: str | None
@@ -59,16 +62,19 @@ class Subnet:
 
 @dataclass(frozen=True)
 class Port:
-    """A port: a MAC address and its fixed addresses in one network."""
+    """A port: a MAC address and its fixed addresses in one network; ``server_name`` is empty when
+    no server has it."""
 
     id: str
     project_id: str
     network_id: str
+    network_name: str
     name: str
     mac: str
     addresses: tuple[FixedAddress, ...]
     device_owner: str
     device_id: str
+    server_name: str
     nic_index: int
     hostname: str
     admin_up: bool
@@ -79,38 +85,50 @@ class Port:
 
 
 def network_from(reader: Reader, row: Row) -> Network:
-    """The value of a ``networks`` row, with the ids of its subnets, oldest first."""
-    subnets = reader.column(
-        "SELECT id FROM subnets WHERE network_id = ? AND deleted_at IS NULL ORDER BY rowid",
+    """The value of a ``networks`` row."""
+    subnets = reader.all(
+        "SELECT id, cidr FROM subnets WHERE network_id = ? AND deleted_at IS NULL ORDER BY rowid",
         row["id"],
     )
-    flags = {name: bool(row[name]) for name in ("shared", "external", "admin_up")}
-    return Network(**_columns(Network, row, {**flags, "subnets": tuple(subnets)}))
+    values = _columns(Network, row, "shared", "external", "admin_up")
+    values["subnets"] = tuple(subnet["id"] for subnet in subnets)
+    values["cidrs"] = tuple(subnet["cidr"] for subnet in subnets)
+    return Network(**values)
 
 
-def subnet_from(row: Row) -> Subnet:
+def subnet_from(reader: Reader, row: Row) -> Subnet:
     """The value of a ``subnets`` row."""
-    lists = {
-        "pools": tuple(Pool(**pool) for pool in json.loads(row["pools_json"])),
-        "dns_nameservers": tuple(json.loads(row["dns_nameservers_json"])),
-        "host_routes": tuple(HostRoute(**route) for route in json.loads(row["host_routes_json"])),
-    }
-    return Subnet(**_columns(Subnet, row, {**lists, "dhcp": bool(row["dhcp"])}))
+    values = _columns(Subnet, row, "dhcp")
+    values["network_name"] = reader.get("networks", row["network_id"])["name"]
+    values["pools"] = pools_of(row)
+    values["dns_nameservers"] = tuple(json.loads(row["dns_nameservers_json"]))
+    routes = json.loads(row["host_routes_json"])
+    values["host_routes"] = tuple(HostRoute(**route) for route in routes)
+    return Subnet(**values)
+
+
+def pools_of(subnet: Row) -> tuple[Pool, ...]:
+    """The pools of a ``subnets`` row."""
+    return tuple(Pool(**pool) for pool in json.loads(subnet["pools_json"]))
 
 
 def port_from(reader: Reader, row: Row) -> Port:
     """The value of a ``ports`` row, with its addresses in the order they were given."""
-    addresses = tuple(
-        FixedAddress(subnet_id=held["subnet_id"], address=held["address"])
-        for held in reader.all(
-            "SELECT subnet_id, address FROM addresses"
-            " WHERE port_id = ? AND released_serial IS NULL ORDER BY id",
-            row["id"],
-        )
+    held = reader.all(
+        "SELECT subnet_id, address FROM addresses"
+        " WHERE port_id = ? AND released_serial IS NULL ORDER BY id",
+        row["id"],
     )
-    flags = {name: bool(row[name]) for name in ("admin_up", "port_security", "made_for_server")}
-    return Port(**_columns(Port, row, {**flags, "addresses": addresses}))
+    values = _columns(Port, row, "admin_up", "port_security", "made_for_server")
+    values["network_name"] = reader.get("networks", row["network_id"])["name"]
+    values["server_name"] = (
+        reader.value("SELECT name FROM servers WHERE id = ?", row["device_id"]) or ""
+    )
+    values["addresses"] = tuple(FixedAddress(**address) for address in held)
+    return Port(**values)
 
 
-def _columns(cls: Any, row: Row, computed: dict[str, Any]) -> dict[str, Any]:
-    return {name: computed.get(name, row.get(name)) for name in cls.__dataclass_fields__}
+def _columns(cls: Any, row: Row, *flags: str) -> dict[str, Any]:
+    """The columns of a row that a class has as fields; ``flags`` become booleans."""
+    values = {name: row[name] for name in cls.__dataclass_fields__ if name in row}
+    return values | {name: bool(row[name]) for name in flags}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agent.spec import HostSpec
+from stackctl import killpoint
 from stackctl.errors import HostUnreachable, StackctlError
 from stackctl.fleet.types import Opening, Session
 from stackctl.identity.context import Context
@@ -30,13 +32,12 @@ def converge(
     carrying: Iterable[str],
     peripheral: Iterable[str],
     operation_id: str,
-    *,
-    kill_at: int = 0,
 ) -> list[Exchange]:
     """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
 
     def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
         images = one.images_wanted(context, host["id"])
+        kill_at = killpoint.for_agents()
         opening = one.opening(context, "converge", images, kill_at, claim=_unclaimed(host))
 
         def body(session: Session, exchange: Exchange) -> None:
@@ -126,7 +127,7 @@ def _with_tries(
                 body(session, exchange)
         except StackctlError as error:
             exchange.error = error
-        if not (isinstance(exchange.error, ChannelLost) and exchange.sent):
+        if not isinstance(exchange.error, ChannelLost):
             break
         # A point at which a test ends the agent is reached once.
         opening = dataclasses.replace(opening, kill_at=0)
@@ -144,12 +145,14 @@ def _session(
     from stackctl.fleet.session import open_session
     from stackctl.fleet.target import target_of
 
+    started = time.monotonic()
     session = open_session(
         target_of(host, context.cloud, peripheral=brief),
         opening,
         image_file=lambda sha256: one.image_file(context, sha256),
         progress=context.watch.progress,
     )
+    context.watch.trace("host answered", host["name"], host["address"], time.monotonic() - started)
     if sessions is not None:
         sessions.add(session)
     try:

@@ -15,7 +15,7 @@ from stackctl.fleet.types import Accepted, Hello, Opening, Session
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.identity.context import Context
 from stackctl.operation.outcome import Failure, PlannedStep
-from stackctl.operation.reports import Reporter
+from stackctl.operation.reports import Reporter, concerns_a_row
 from stackctl.state import Row, Writer, now, read, write
 
 LOCK_TIMEOUT_S = 120.0
@@ -49,11 +49,14 @@ def converge_host(
     reporter = Reporter(exchange.host_id, exchange.host_name, operation_id, context.operator)
 
     def on_reports(reports: list[Report]) -> None:
-        killpoint.reached("reports-received")
-        _trace_reports(context, exchange.host_name, reports)
-        with write(context.cloud) as writer:
-            reporter.write(writer, reports)
+        _trace_reports(context, exchange.host_name, reports, labels)
+        told = [report for report in reports if concerns_a_row(report)]
+        if told:
+            killpoint.reached("reports-received")
+            with write(context.cloud) as writer:
+                reporter.write(writer, told)
 
+    labels = _labels(host_spec)
     started = time.monotonic()
     exchange.sent = True
     session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
@@ -68,6 +71,7 @@ def observe_host(
     context: Context, session: Session, exchange: Exchange, host_spec: HostSpec
 ) -> None:
     """Ask what the host would do to become this spec; nothing is changed there or here."""
+    labels = _labels(host_spec)
 
     def on_reports(reports: list[Report]) -> None:
         for report in reports:
@@ -76,7 +80,8 @@ def observe_host(
             why = str(report.facts.get("why", ""))
             if report.fault is not None:
                 why = report.fault.message
-            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why)
+            name = labels.get(report.id, report.id)
+            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why, name)
             exchange.planned.append(step)
 
     session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
@@ -186,6 +191,27 @@ def _applied(writer: Writer, host_id: str, serial: int) -> None:
     )
 
 
-def _trace_reports(context: Context, host: str, reports: list[Report]) -> None:
+def _trace_reports(
+    context: Context, host: str, reports: list[Report], labels: dict[str, str]
+) -> None:
     for report in reports:
-        context.watch.trace(f"{report.kind} {report.result}", host, report.id, report.seconds)
+        label = labels.get(report.id, report.id)
+        context.watch.trace(f"{report.kind} {report.result}", host, label, report.seconds)
+
+
+def _labels(host_spec: HostSpec) -> dict[str, str]:
+    """What people call the resources of a spec, by id."""
+    labels = {server.id: server.guest.name for server in host_spec.servers}
+    for disk in host_spec.disks:
+        labels[disk.id] = f"{labels.get(disk.server_id, disk.server_id)} {disk.kind}"
+    tags = {network.id: network.local_vlan for network in host_spec.networks}
+    for port in host_spec.ports:
+        addresses = " ".join(item.address for item in port.addresses)
+        name = labels.get(port.server_id, port.server_id)
+        labels[port.id] = f"{name} {addresses} (local VLAN {tags[port.network_id]})"
+    for network in host_spec.networks:
+        for subnet in network.subnets:
+            labels[subnet.id] = subnet.cidr
+            if subnet.dhcp is not None:
+                labels[subnet.dhcp.port_id] = f"DHCP of {subnet.cidr}"
+    return labels

@@ -29,13 +29,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What a host would do (--dry-run, drift)."""
+    """What a host would do (--dry-run, drift); ``name`` is what people call the resource."""
 
     host: str
     kind: str
     id: str
     result: str
     why: str
+    name: str = ""
 
 
 @dataclass

@@ -25,6 +25,13 @@ VM_STATES = {
     "SUSPENDED": "suspended",
 }
 
+KEPT_KINDS = ("domain", "disk", "port")
+
+
+def concerns_a_row(report: Report) -> bool:
+    """Whether a report changes what the database says: most of them need no transaction."""
+    return report.kind in KEPT_KINDS or report.result == "failed"
+
 
 @dataclass
 class Reporter:
@@ -218,4 +225,6 @@ def _told(server: Row) -> str:
 def _sentence(server: Row, vm_state: str, report: Report) -> str:
     if server["vm_state"] == "building" and vm_state == "active":
         return "built and running"
+    if server["vm_state"] == vm_state and server["task_state"] is not None:
+        return f"{server['task_state']}: done"
     return f"{server['vm_state']} -> {vm_state} (power state {report.facts.get('power_state')})"

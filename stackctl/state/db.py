@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database
-
 from stackctl import killpoint
 from stackctl.errors import Conflict, StateCorrupt, StateLocked
 from stackctl.state.clock import new_nonce, now
@@ -97,7 +95,6 @@ class Writer(Reader):
 
     def __init__(self, connection: sqlite3.Connection, serial: int, nonce: str) -> None:
         super().__init__(connection)
-        self._tables = Database(connection, execute_plugins=False)
         self.serial = serial
         self.nonce = nonce
         self.change = Change()
@@ -109,6 +106,16 @@ class Writer(Reader):
         self.run(f"INSERT INTO {table} ({columns}) VALUES ({marks})", *row.values())
         return dict(row)
 
+    def insert_if_free(self, table: str, row: Mapping[str, Any], unique: str) -> bool:
+        """Insert a row unless a live one stands in its way; says whether it did.
+
+        ``unique`` names the index that decides: "(mac) WHERE deleted_at IS NULL".
+        """
+        columns = ", ".join(row)
+        marks = ", ".join("?" for _ in row)
+        statement = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
+        return self.run(f"{statement} ON CONFLICT {unique} DO NOTHING", *row.values()) == 1
+
     def update(self, table: str, id_: str, **values: Any) -> None:
         """Set columns of the row with this id."""
         columns = ", ".join(f"{name} = ?" for name in values)
@@ -116,7 +123,10 @@ class Writer(Reader):
 
     def upsert(self, table: str, row: Mapping[str, Any], pk: str | tuple[str, ...]) -> None:
         """Insert a row or replace the values of the one with the same key."""
-        self._tables.table(table).upsert(dict(row), pk=pk)
+        # Imported here: it costs every command 0.05 s, and few come this way.
+        from sqlite_utils import Database
+
+        Database(self._connection, execute_plugins=False).table(table).upsert(dict(row), pk=pk)
 
     def run(self, sql: str, *parameters: Any) -> int:
         """Run a statement; returns the number of rows it changed."""

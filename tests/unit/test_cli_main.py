@@ -81,6 +81,11 @@ def test_near_names_are_suggested(typed, near):
     assert result.stderr.endswith("Try: stackctl --help\n")
 
 
+def test_near_names_of_openstacks_spelling():
+    assert "Did you mean list" in invoke("server", "lsit").stderr
+    assert "no command 'cluster lst'. Did you mean cluster-list" in invoke("cluster", "lst").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stackctl import killpoint
-from stackctl.compute import service
+from stackctl.compute import service, views
 from stackctl.errors import StackctlError
 from stackctl.operation import recover
 from stackctl.operation.keep import converge_hosts
@@ -112,7 +112,7 @@ def test_killed_anywhere_the_next_command_settles_it(before, monkeypatch, comman
 
 def settled(world):
     converge_hosts(world.context, [])
-    shown = service.list_servers(world.context)
+    shown = views.list_servers(world.context)
     assert {server.status for server in shown} <= SETTLED
     for server in shown:
         assert server.task_state is None
@@ -165,7 +165,7 @@ def test_recover_with_the_host_still_down_says_why(before, monkeypatch):
     world = opened(before, monkeypatch)
     names = [line.split()[1] for line in points.read_text().splitlines()]
     assert killed_at(names.index("after-commit") + 1, boot, world)
-    assert {server.interrupted for server in service.list_servers(world.context)} == {False, True}
+    assert {server.interrupted for server in views.list_servers(world.context)} == {False, True}
     for name in ("h1", "h2"):
         world.trouble(name, unreachable=True)
     assert [item.outcome for item in recover(world.context)] == ["interrupted"]
@@ -199,7 +199,7 @@ def test_the_living_are_left_alone(before, monkeypatch):
 
     def meanwhile(_):
         world.fleet.before_open = None
-        shown = {server.name: server for server in service.list_servers(world.context)}
+        shown = {server.name: server for server in views.list_servers(world.context)}
         seen.append((shown["vm"].status, shown["vm"].interrupted))
         assert recover(world.context) == []
 

@@ -1,0 +1,227 @@
+"""subnet-create, -list, -show, -set, -delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from stackctl.cli import words
+from stackctl.cli.frame import Output, changes, command, finish, lists, shows
+from stackctl.cli.render import Column
+from stackctl.cli.several import Spelled, at_most, each_of
+
+if TYPE_CHECKING:
+    from agent.spec import HostRoute
+    from stackctl.identity.context import Context
+    from stackctl.network.service import Pool, Subnet
+
+USAGE = "NETWORK CIDR, or --network NETWORK --subnet-range CIDR [NAME]"
+
+
+def _pools(subnet: Subnet) -> list[str]:
+    return [f"{pool.start}-{pool.end}" for pool in subnet.pools]
+
+
+def _routes(subnet: Subnet) -> list[str]:
+    return [f"{route.destination} via {route.nexthop}" for route in subnet.host_routes]
+
+
+LIST = (
+    Column("ID", "id"),
+    Column("Name", "name"),
+    Column("Network", "network_name"),
+    Column("CIDR", "cidr"),
+    Column("Gateway", "gateway"),
+    Column("Allocation Pools", _pools),
+    Column("DHCP", "dhcp"),
+    Column("DNS Nameservers", "dns_nameservers", extra=True),
+    Column("Host Routes", _routes, extra=True),
+    Column("Network ID", "network_id", extra=True),
+    Column("Project", "project_id", extra=True),
+)
+
+SHOW = (*(Column(column.title, column.value) for column in LIST), Column("Created", "created_at"))
+
+
+def _pool_of(fields: dict[str, str]) -> Pool:
+    from stackctl.network.service import Pool
+
+    if fields.keys() != {"start", "end"}:
+        raise click.UsageError("--allocation-pool needs start=ADDRESS,end=ADDRESS.")
+    return Pool(fields["start"], fields["end"])
+
+
+def _route_of(fields: dict[str, str]) -> HostRoute:
+    from agent.spec import HostRoute
+
+    nexthop = fields.get("nexthop") or fields.get("gateway")
+    if "destination" not in fields or nexthop is None:
+        raise click.UsageError("--host-route needs destination=CIDR,nexthop=ADDRESS.")
+    return HostRoute(fields["destination"], nexthop)
+
+
+POOL = click.option(
+    "--allocation-pool",
+    "pools",
+    multiple=True,
+    type=words.Fields("start", "end"),
+    help="Addresses for ports (default: all but the gateway); repeatable.",
+)
+NAMESERVER = click.option(
+    "--dns-nameserver",
+    "nameservers",
+    multiple=True,
+    help="Name server for its instances; repeatable, at most 5.",
+)
+ROUTE = click.option(
+    "--host-route",
+    "routes",
+    multiple=True,
+    type=words.Fields("destination", "nexthop", "gateway"),
+    help="Static route for its instances; repeatable, at most 20.",
+)
+
+
+@command("subnet-create")
+@changes
+@shows(SHOW)
+@click.argument("given", nargs=-1, metavar="NETWORK CIDR", type=words.NETWORK)
+@click.option("--name", help="Name of the subnet.")
+@click.option("--network", type=words.NETWORK, help="Another way to give the network.")
+@click.option("--subnet-range", metavar="CIDR", help="Another way to give the range.")
+@click.option("--gateway", default="auto", help="An address, auto (the first) or none.")
+@click.option("--no-gateway", is_flag=True, help="The same as --gateway none.")
+@POOL
+@click.option(
+    "--dhcp/--no-dhcp",
+    " /--disable-dhcp",
+    default=True,
+    cls=Spelled,
+    older=("--disable-dhcp",),
+    help="Whether instances get their addresses by DHCP.",
+)
+@NAMESERVER
+@ROUTE
+def subnet_create(
+    context: Context,
+    output: Output,
+    given: tuple[str, ...],
+    name: str | None,
+    network: str | None,
+    subnet_range: str | None,
+    gateway: str,
+    no_gateway: bool,
+    pools: tuple[dict[str, str], ...],
+    dhcp: bool,
+    nameservers: tuple[str, ...],
+    routes: tuple[dict[str, str], ...],
+) -> None:
+    """Create a subnet in a network.
+
+    Example: stackctl subnet-create local 192.168.1.0/24 --dns-nameserver 9.9.9.9
+    """
+    from stackctl.network.service import NewSubnet, create_subnet
+
+    network, cidr, name = _which(given, network, subnet_range, name)
+    wanted = NewSubnet(
+        cidr=cidr,
+        name=name or "",
+        gateway="none" if no_gateway else gateway,
+        pools=tuple(_pool_of(fields) for fields in pools),
+        dhcp=dhcp,
+        dns_nameservers=nameservers,
+        host_routes=tuple(_route_of(fields) for fields in routes),
+    )
+    done = create_subnet(context, network, wanted)
+    output.show(done.value)
+    finish(context, done)
+
+
+@command("subnet-list")
+@lists(LIST)
+@click.option("--network", type=words.NETWORK, help="Only those of this network.")
+def subnet_list(context: Context, output: Output, network: str | None) -> None:
+    """List subnets of the networks that the project may use."""
+    from stackctl.network.service import list_subnets, show_network
+
+    only = show_network(context, network).subnets if network else None
+    output.list([each for each in list_subnets(context) if only is None or each.id in only])
+
+
+@command("subnet-show")
+@shows(SHOW)
+@click.argument("subnet", type=words.SUBNET)
+def subnet_show(context: Context, output: Output, subnet: str) -> None:
+    """Show a subnet."""
+    from stackctl.network.service import show_subnet
+
+    output.show(show_subnet(context, subnet))
+
+
+@command("subnet-set")
+@changes
+@shows(SHOW)
+@click.argument("subnet", type=words.SUBNET)
+@click.option("--name", help="Another name.")
+@click.option("--gateway", help="An address, auto (the first) or none.")
+@POOL
+@click.option("--dhcp/--no-dhcp", default=None, help="Whether addresses come by DHCP.")
+@NAMESERVER
+@click.option("--no-dns-nameservers", "no_nameservers", is_flag=True, help="None any more.")
+@ROUTE
+@click.option("--no-host-routes", "no_routes", is_flag=True, help="None any more.")
+def subnet_set(
+    context: Context,
+    output: Output,
+    subnet: str,
+    name: str | None,
+    gateway: str | None,
+    pools: tuple[dict[str, str], ...],
+    dhcp: bool | None,
+    nameservers: tuple[str, ...],
+    no_nameservers: bool,
+    routes: tuple[dict[str, str], ...],
+    no_routes: bool,
+) -> None:
+    """Change a subnet. Pools, name servers and routes that are given replace all earlier ones."""
+    from stackctl.network.service import SubnetChange, set_subnet
+
+    change = SubnetChange(
+        name=name,
+        gateway=gateway,
+        pools=tuple(_pool_of(fields) for fields in pools) or None,
+        dhcp=dhcp,
+        dns_nameservers=() if no_nameservers else nameservers or None,
+        host_routes=() if no_routes else tuple(_route_of(fields) for fields in routes) or None,
+    )
+    done = set_subnet(context, subnet, change)
+    output.show(done.value)
+    finish(context, done)
+
+
+@command("subnet-delete")
+@changes
+@click.argument("subnets", nargs=-1, required=True, type=words.SUBNET)
+def subnet_delete(context: Context, subnets: tuple[str, ...]) -> None:
+    """Delete subnets; refused while ports have addresses in them."""
+    from stackctl.network.service import delete_subnet
+
+    each_of(context, subnets, delete_subnet, "Deleted subnet")
+
+
+def _which(
+    given: tuple[str, ...], network: str | None, cidr: str | None, name: str | None
+) -> tuple[str, str, str | None]:
+    """Network, range and name, in neutron's order of words or with openstack's options."""
+    left = list(given)
+    at_most(left, 2, USAGE)
+    if network is None and left:
+        network = left.pop(0)
+    if cidr is None and left:
+        cidr = left.pop(0)
+    if name is None and left:
+        name = left.pop(0)
+    if left or network is None or cidr is None:
+        raise click.UsageError(f"Give {USAGE}.")
+    return network, cidr, name
