@@ -72,10 +72,14 @@ class Convergence:
 
     def run(self, kinds: Sequence[Kind]) -> None:
         """Converge these kinds (in observing mode: tell what would be done)."""
-        for kind in reversed(kinds):
-            self._run(kind, kind.removals)
+        self.remove(kinds)
         for kind in kinds:
             self._run(kind, kind.changes)
+
+    def remove(self, kinds: Sequence[Kind]) -> None:
+        """Take away what the spec does not have, and make nothing."""
+        for kind in reversed(kinds):
+            self._run(kind, kind.removals)
 
     def _run(self, kind: Kind, look: Callable[[Host, HostSpec], Iterable[Step]]) -> None:
         self._check()

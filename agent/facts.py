@@ -7,7 +7,6 @@ without an engine says so. Engines are asked side by side, because hello is part
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import platform
@@ -20,14 +19,13 @@ from xml.etree import ElementTree
 
 from agent.spec import HostSettings
 from agent.store import now
-from agent.system import files, libvirt_conn
+from agent.system import files, libvirt_conn, ovs
 from agent.system.libvirt_conn import LibvirtError
 from agent.system.run import CommandFailed, run
 
 QUERY_TIMEOUT_S = 5.0
 CPUINFO = Path("/proc/cpuinfo")
 KVM_DEVICE = Path("/dev/kvm")
-OVS_MODULE = Path("/sys/module/openvswitch")
 PROGRAMS = {"ovs": "ovs-vswitchd", "dnsmasq": "dnsmasq"}
 KNOWN_VERSIONS = Path("/run/stackctl/versions.json")
 
@@ -87,12 +85,7 @@ def datapath(settings: HostSettings) -> str:
     """Open vSwitch's datapath here: ``system`` (the kernel's) or ``netdev`` (user space)."""
     if settings.datapath != "auto":
         return settings.datapath
-    return "system" if OVS_MODULE.exists() or _module_can_be_loaded() else "netdev"
-
-
-@functools.cache
-def _module_can_be_loaded() -> bool:
-    return _output(["modprobe", "--dry-run", "--quiet", "openvswitch"]) is not None
+    return "system" if ovs.kernel_datapath() else "netdev"
 
 
 def ram_mb() -> int:

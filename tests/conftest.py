@@ -18,6 +18,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import (  # noqa: F401 - fixtures that system and fault tests share
+    direct_boot,
+    fleet,
+    guest_image,
+    lab,
+    lab_cloud,
+    lab_key,
+    shell,
+)
+
 ROOT = Path(__file__).parents[1]
 # Inherited by everything that the run starts, however far it detaches itself.
 MARK = f"STACKCTL_TEST_RUN={uuid.uuid4()}"

@@ -137,6 +137,8 @@ class Server:
 
     def _device_difference(self) -> str:
         device = self.wanted.device
+        if links.exists(device):
+            return f"{device} is outside {self.wanted.netns}"
         found, forwards = netns.inside(self.wanted.netns, partial(_look_inside, device))
         if found is None:
             return f"{device} is not in {self.wanted.netns}"
@@ -240,6 +242,8 @@ class Server:
         netns.make(namespace)
         netns.inside(namespace, _close_namespace)
         if links.exists(device):
+            # A switch that was killed leaves its old device behind in there.
+            netns.inside(namespace, partial(links.delete, device))
             links.move(device, namespace)
         if self._device_difference():
             wanted = self._configuration()

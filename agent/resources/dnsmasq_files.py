@@ -1,6 +1,9 @@
 """The files of a subnet's dnsmasq, as text. Pure.
 
-``conf`` holds numbers, addresses and paths of ours; changing it takes a restart. What users have
+``conf`` holds numbers, addresses and paths of ours; changing it takes a restart. So do tags of
+ports: dnsmasq 2.90 frees what is not its own, and dies, when it reads a hosts file again after it
+has given a lease to a line with a tag. They are therefore tied to MACs in ``conf``, and only ports
+that differ from the rest have one: the second NICs of servers. What users have
 named goes into ``hosts``, ``names``, ``options`` and ``servers``, which dnsmasq reads again on
 SIGHUP. A text that is not one clean token is left out and named in ``refused``: a line of these
 files is one entry, whatever anybody calls a server.
@@ -22,8 +25,8 @@ UPSTREAM = "upstream"
 RELOADED = ("hosts", "names", "options", "servers")
 """Files that dnsmasq reads again on SIGHUP."""
 
-_GATEWAY, _RESOLVER = "gateway", "resolver"
-"""Tags of the ports that get a default route, and of those that get a name server."""
+_NO_GATEWAY, _NO_RESOLVER = "no-gateway", "no-resolver"
+"""Tags of the ports that get no default route, and of those that get no name server."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def compile_files(server: DhcpServer, folder: str, user: str, resolvers: tuple[s
         "options": _lines(_options(server, refused)),
         "servers": _lines(_servers(server.subnet, resolvers, refused)),
     }
-    return Files(_conf(server, folder, user), reloaded, tuple(refused))
+    conf = _conf(server, folder, user) + _lines(_tags(server))
+    return Files(conf, reloaded, tuple(refused))
 
 
 def _lines(lines: Iterable[str]) -> str:
@@ -100,12 +104,19 @@ def _hosts(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
 
 
 def _host(subnet: Subnet, port: Port) -> str:
-    """One port: its MAC, tags, address and name."""
+    """One port: its MAC, address and name."""
     home = next(fixed for fixed in port.addresses if fixed.subnet_id == subnet.id)
-    tags = [f"set:{_GATEWAY}"] if port.gives_default_route else []
-    tags += [f"set:{_RESOLVER}"] if port.gives_name_server else []
-    words = [texts.mac(port.mac), *tags, texts.ipv4(home.address), texts.hostname(port.hostname)]
-    return ",".join(words)
+    return ",".join([texts.mac(port.mac), texts.ipv4(home.address), texts.hostname(port.hostname)])
+
+
+def _tags(server: DhcpServer) -> Iterable[str]:
+    """Which ports are not given everything, by MAC."""
+    for port in server.ports:
+        if _is_good(texts.mac, port.mac):
+            if not port.gives_default_route:
+                yield f"dhcp-mac=set:{_NO_GATEWAY},{port.mac}"
+            if not port.gives_name_server:
+                yield f"dhcp-mac=set:{_NO_RESOLVER},{port.mac}"
 
 
 def _names(network: Network, refused: list[Refused]) -> Iterable[str]:
@@ -139,7 +150,7 @@ def _options(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
     if network.domain and _is_good(texts.domain, network.domain):
         yield f"option:domain-name,{network.domain}"
         yield f"option:domain-search,{network.domain}"
-    yield f"tag:{_RESOLVER},option:dns-server,{server.address}"
+    yield f"tag:!{_NO_RESOLVER},option:dns-server,{server.address}"
     try:
         gateway = texts.ipv4(subnet.gateway) if subnet.gateway is not None else ""
         routes = [
@@ -150,7 +161,7 @@ def _options(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
         refused.append(Refused(subnet.id, subnet.version, str(error)))
         return
     if gateway:
-        yield f"tag:{_GATEWAY},option:router,{gateway}"
+        yield f"tag:!{_NO_GATEWAY},option:router,{gateway}"
     yield from _static_routes(routes, gateway)
 
 
@@ -172,8 +183,8 @@ def _static_routes(routes: list[str], gateway: str) -> Iterable[str]:
         return
     with_default = [*routes, f"0.0.0.0/0,{gateway}"] if gateway else routes
     for option in ("option:classless-static-route", "249"):
-        yield f"tag:{_GATEWAY},{option},{','.join(with_default)}"
-        yield f"tag:!{_GATEWAY},{option},{','.join(routes)}"
+        yield f"tag:!{_NO_GATEWAY},{option},{','.join(with_default)}"
+        yield f"tag:{_NO_GATEWAY},{option},{','.join(routes)}"
 
 
 def _servers(subnet: Subnet, resolvers: tuple[str, ...], refused: list[Refused]) -> Iterable[str]:

@@ -9,6 +9,7 @@ from typing import Optional
 
 from agent import facts, images, layout
 from agent.faults import StepFailed
+from agent.resources import topology
 from agent.resources.base import Host
 from agent.resources.configdrive import ports_of, tap_name
 from agent.resources.domain_xml import (
@@ -19,7 +20,7 @@ from agent.resources.domain_xml import (
     NicInput,
 )
 from agent.spec import DirectKernel, Disk, HostSettings, HostSpec, Image, Server
-from agent.system import files, libvirt_conn
+from agent.system import files, libvirt_conn, ovs
 from agent.system.libvirt_conn import NAME_PREFIX
 
 SERIAL_CHARACTERS = 20
@@ -45,6 +46,10 @@ class Platform:
     @cached_property
     def offload(self) -> bool:
         """Whether the datapath carries packets whose checksums the guest left to others."""
+        if self.settings.datapath == "auto":
+            integration = ovs.observe().bridges.get(topology.INTEGRATION)
+            if integration is not None:
+                return integration.datapath_type == "system"
         return facts.datapath(self.settings) == "system"
 
     @cached_property
@@ -76,7 +81,7 @@ def domain_input(
         cpu_mode=server.cpu_mode or platform.cpu_mode,
         disk_bus=server.disk_bus,
         nic_model=server.nic_model,
-        offload=platform.offload,
+        offload=not server.ports or platform.offload,
         disks=tuple(_disk(host, spec, disk_id) for disk_id in server.disks),
         nics=_nics(spec, server),
         drive=str(layout.drive(host.data, server.id)),
@@ -85,13 +90,20 @@ def domain_input(
     )
 
 
-def missing_needs(host: Host, server: Server) -> str:
-    """Which failed part keeps a server from being made; empty when none does."""
-    kernel = server.kernel
+def missing_needs(host: Host, spec: HostSpec, server: Server) -> str:
+    """Which failed part keeps a server from being made; empty when none does.
+
+    A kind that could not even look at the host has failed under the host's id.
+    """
     needs = [("disk", disk_id) for disk_id in server.disks]
     needs += [("port", port_id) for port_id in server.ports]
-    needs += [("image", image_id) for image_id in _boot_images(kernel)]
-    return ", ".join(f"{kind} {key} failed" for kind, key in needs if (kind, key) in host.failed)
+    needs += [("image", image_id) for image_id in _boot_images(server.kernel)]
+    failed = [f"{kind} {key} failed" for kind, key in needs if (kind, key) in host.failed]
+    kinds = dict.fromkeys(kind for kind, _ in needs)
+    failed += [
+        f"no {kind} could be checked" for kind in kinds if (kind, spec.host_id) in host.failed
+    ]
+    return ", ".join(failed)
 
 
 def boot_files(host: Host, spec: HostSpec, server: Server, folder: Path) -> None:

@@ -17,6 +17,7 @@ LEARN_TABLE = 20
 
 DEFAULT_PRIORITY = 32768
 _VLAN_PRESENT = 0x1000
+_DL_VLAN = re.compile(r"\bdl_vlan=(\d+)")
 _MOD_VLAN = re.compile(r"\bmod_vlan_vid:(\d+)")
 
 
@@ -135,5 +136,11 @@ def commands(change: Difference, cookie: int, learned: int) -> list[str]:
     lines = [f"delete_strict cookie={cookie:#x}/-1,{flow.where()}" for flow in change.remove]
     for flow in (*change.remove, *change.add):
         if flow.table == LEARN_TABLE and flow.match:
-            lines.append(f"delete cookie={learned:#x}/-1,table={LEARN_TABLE},{flow.match}")
+            match = _DL_VLAN.sub(_as_learned, flow.match)
+            lines.append(f"delete cookie={learned:#x}/-1,table={LEARN_TABLE},{match}")
     return lines + [f"add {flow.text(cookie)}" for flow in change.add]
+
+
+def _as_learned(found: re.Match[str]) -> str:
+    """The VLAN as ``learn`` matches it: its twelve bits alone."""
+    return f"vlan_tci={int(found[1]):#06x}/0x0fff"

@@ -16,6 +16,7 @@ from agent.resources.flow_text import Difference, Flow
 from agent.resources.topology import Topology
 from agent.spec import HostSpec
 from agent.system import ovs
+from agent.system.run import CommandFailed
 
 _EXAMPLES = 2
 """How many differing flows a step spells out."""
@@ -46,7 +47,11 @@ class Flows:
     def _bridge(self, spec: HostSpec, bridge: str, flows: list[Flow], ours: bool) -> Iterable[Step]:
         cookie = flow_tables.cookie_of(spec.cloud_id)
         learned = flow_tables.learned_cookie_of(spec.cloud_id)
-        there = flow_text.parse_dump(ovs.dump_flows(bridge))
+        try:
+            there = flow_text.parse_dump(ovs.dump_flows(bridge))
+        except CommandFailed as error:
+            yield switch.failed(self.name, bridge, 0, str(error))
+            return
         change = flow_text.difference(flows, there, cookie, learned)
         if change.foreign and ours:
             why = f"{len(change.foreign)} flows of somebody else: {_examples(change.foreign)}"

@@ -26,6 +26,7 @@ _idle: list[Any] = []
 another, so calls that run at once have one each; one whose call hangs is never used again."""
 
 _current = threading.local()
+_stuck: Optional[threading.Thread] = None
 
 
 class LibvirtError(Exception):
@@ -222,11 +223,16 @@ def _libvirt() -> Any:
 
 
 def _call(work: Callable[[], _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
+    global _stuck
+    if _stuck is not None and _stuck.is_alive():
+        # Once is enough: a hundred servers must not wait for it one after another.
+        raise LibvirtError("libvirt still does not answer an earlier call")
     outcome: list[Any] = []
     thread = threading.Thread(target=_catch, args=(work, outcome), name="libvirt", daemon=True)
     thread.start()
     thread.join(timeout_s)
     if not outcome:
+        _stuck = thread
         raise LibvirtError(f"libvirt did not answer within {timeout_s:g} s")
     value, error = outcome
     if error is None:

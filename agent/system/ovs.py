@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,9 @@ from agent.system.run import CommandFailed, run
 TIMEOUT_S = 20
 """Seconds until ovs-vsctl or ovs-ofctl gives up on a daemon that does not answer."""
 
+_MODULE = Path("/sys/module/openvswitch")
 _OPENFLOW = "OpenFlow13"
+_STARTING_S = 3.0
 _LOOK = (
     ("Bridge", "name,ports,fail_mode,datapath_type,external_ids"),
     ("Port", "_uuid,name,interfaces,tag,vlan_mode,trunks,external_ids"),
@@ -177,9 +181,19 @@ def transact(commands: Iterable[Sequence[str]]) -> None:
 
 
 def dump_flows(bridge: str) -> str:
-    """The flows of a bridge with their cookies, ports as numbers, no counters."""
+    """The flows of a bridge with their cookies, ports as numbers, no counters.
+
+    A switch that is just starting opens its bridges a moment later: that moment is waited for.
+    """
     argv = ["ovs-ofctl", "-O", _OPENFLOW, "--no-stats", "--no-names", f"--timeout={TIMEOUT_S}"]
-    return run([*argv, "dump-flows", bridge], timeout_s=TIMEOUT_S + 5)
+    deadline = time.monotonic() + _STARTING_S
+    while True:
+        try:
+            return run([*argv, "dump-flows", bridge], timeout_s=TIMEOUT_S + 5)
+        except CommandFailed as error:
+            if "failed to open socket" not in error.output or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def change_flows(bridge: str, lines: Sequence[str]) -> None:
@@ -196,10 +210,14 @@ def delete_flows(bridge: str, cookie: int) -> None:
 
 def kernel_datapath() -> bool:
     """Whether this host has Open vSwitch's kernel module, loaded or loadable."""
-    module = Path("/sys/module/openvswitch")
-    if not module.exists():
-        try:
-            run(["modprobe", "-q", "openvswitch"], timeout_s=15)
-        except CommandFailed:
-            return False
-    return module.exists()
+    return _MODULE.exists() or _module_loads()
+
+
+@functools.cache
+def _module_loads() -> bool:
+    """Tried once in a process: what cannot be loaded now cannot be a moment later."""
+    try:
+        run(["modprobe", "-q", "openvswitch"], timeout_s=15)
+    except CommandFailed:
+        return False
+    return _MODULE.exists()

@@ -104,10 +104,10 @@ def cluster_create(
         zone=zone,
     )
     done = cluster.create_cluster(context, wanted)
+    output.list(done.value)
     if wait and not context.dry_run:
         running = [server.id for server in done.value if server.status == "ACTIVE"]
         access.wait_for_guests(context, running, wait, wait_timeout)
-    output.list(done.value)
     finish(context, done)
 
 

@@ -304,7 +304,8 @@ def finish(context: Context, done: Done[Any]) -> None:
 def rehearsal(steps: Sequence[PlannedStep]) -> list[str]:
     """What --dry-run says that hosts would do, a line each."""
     lines = [
-        f"host {step.host}: {_VERBS.get(step.result, step.result)} {step.kind} {step.id}"
+        f"host {step.host}: {_VERBS.get(step.result, step.result)} {step.kind} "
+        + (step.name or step.id)
         + (f" ({step.why})" if step.why else "")
         for step in steps
     ]

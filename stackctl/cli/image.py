@@ -244,8 +244,11 @@ def _one_name(given: tuple[str, ...], named: str | None) -> str:
 
 
 def _size_of(file: BinaryIO | None) -> int:
-    """Bytes of a regular file, for the progress; 0 for a pipe."""
+    """Bytes of a regular file, for the progress; 0 for what has no size, such as a pipe."""
     if file is None:
         return 0
-    status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(file.fileno())
+    except OSError:
+        return 0
     return status.st_size if stat.S_ISREG(status.st_mode) else 0

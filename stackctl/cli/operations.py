@@ -25,7 +25,8 @@ HOSTS = (
 STEPS = (
     Column("Host", "host"),
     Column("Kind", "kind"),
-    Column("ID", "id"),
+    Column("Name", "name"),
+    Column("ID", "id", extra=True),
     Column("Would be", "result"),
     Column("Why", "why"),
 )

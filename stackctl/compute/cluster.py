@@ -7,24 +7,26 @@ head reaches every node by name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from stackctl.compute.booking import store_blob
-from stackctl.compute.service import boot_within, carry_out, delete_within
+from stackctl.compute.elsewhere import carry_out
+from stackctl.compute.service import boot_within, delete_within
 from stackctl.compute.types import BootRequest, GuestFile, Nic, Server
-from stackctl.compute.views import servers_by_id
+from stackctl.compute.views import first_result, servers_by_id
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity.bootstrap import make_keypair
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, find_own
 from stackctl.names import checked_name
 from stackctl.network.finding import visible_network
 from stackctl.network.networks import NewNetwork, add_network, drop_network
 from stackctl.network.subnets import NewSubnet
 from stackctl.operation import Done, Operation, begin
-from stackctl.state import Reader, Row, Writer, find, new_id, now, read
+from stackctl.state import Reader, Row, Writer, new_id, now, read
 
 DEFAULT_SUBNET = "192.168.1.0/24"
 KEY_PATH = "/root/.ssh/id_ed25519"
@@ -81,7 +83,8 @@ def create_cluster(context: Context, wanted: NewCluster) -> Done[list[Server]]:
         raise UsageError("A cluster has at least one compute node (--count).")
     checked_name("cluster", wanted.name)
     private_key, public_key = make_keypair(f"cluster-{wanted.name}")
-    arguments = asdict(wanted) | {"user_data": None}
+    user_data = hashlib.sha256(wanted.user_data or b"").hexdigest()
+    arguments = asdict(wanted) | {"user_data": user_data}
 
     def work(writer: Writer) -> list[str]:
         cluster_id = _write_cluster(context, writer, wanted, private_key, public_key)
@@ -89,10 +92,13 @@ def create_cluster(context: Context, wanted: NewCluster) -> Done[list[Server]]:
             context, writer, operation, cluster_id, wanted.count
         )
 
+    def undo(writer: Writer) -> None:
+        _drop_cluster(writer, _row(context, writer, wanted.name))
+
     with begin(context, "cluster-create", f"cluster {wanted.name}", arguments) as operation:
         if operation.repeated is not None:
-            return _repeated(context, operation)
-        return carry_out(operation, work)
+            return operation.again(lambda row: first_result(context, row))
+        return carry_out(operation, work, undo)
 
 
 def list_clusters(context: Context) -> list[Cluster]:
@@ -130,7 +136,7 @@ def scale_cluster(context: Context, word: str, count: int) -> Done[list[Server]]
     arguments = {"cluster": word, "count": count}
     with begin(context, "cluster-scale", f"scale {word} to {count}", arguments) as operation:
         if operation.repeated is not None:
-            return _repeated(context, operation)
+            return operation.again(lambda row: first_result(context, row))
         return carry_out(operation, work)
 
 
@@ -141,14 +147,12 @@ def delete_cluster(context: Context, word: str) -> Done[str]:
         row = _row(context, writer, word)
         for server in _server_rows(writer, row):
             delete_within(context, writer, operation.id, server)
-        if row["owns_network"]:
-            drop_network(writer, writer.get("networks", row["network_id"]))
-        writer.update("clusters", row["id"], deleted_at=now())
+        _drop_cluster(writer, row)
         return str(row["name"])
 
     with begin(context, "cluster-delete", f"delete cluster {word}", {"cluster": word}) as operation:
         if operation.repeated is not None:
-            return Done(word, operation.repeated["id"])
+            return operation.again(lambda _: word)
         name = operation.transact(work)
         operation.converge()
         return operation.finish(name)
@@ -172,14 +176,7 @@ def hostfile(cluster: Cluster, form: str) -> str:
 
 
 def _row(context: Context, reader: Reader, word: str) -> Row:
-    return find(
-        reader,
-        "clusters",
-        word,
-        noun="cluster",
-        where="project_id = ?",
-        parameters=(context.project_id,),
-    )
+    return find_own(context, reader, "clusters", word, noun="cluster")
 
 
 def _write_cluster(
@@ -207,6 +204,13 @@ def _write_cluster(
         row["user_data_sha256"] = store_blob(writer, wanted.user_data)
     writer.insert("clusters", row)
     return str(row["id"])
+
+
+def _drop_cluster(writer: Writer, row: Row) -> None:
+    """The cluster without its servers: its row, and its network when it was made for it."""
+    if row["owns_network"]:
+        drop_network(writer, writer.get("networks", row["network_id"]))
+    writer.update("clusters", row["id"], deleted_at=now())
 
 
 def _network(context: Context, writer: Writer, wanted: NewCluster) -> str:
@@ -274,8 +278,7 @@ def _blob(reader: Reader, sha256: str) -> bytes:
 
 def _server_rows(reader: Reader, cluster: Row) -> list[Row]:
     return reader.all(
-        "SELECT * FROM servers WHERE cluster_id = ? AND deleted_at IS NULL "
-        "ORDER BY created_at, launch_index",
+        "SELECT * FROM servers WHERE cluster_id = ? AND deleted_at IS NULL ORDER BY rowid",
         cluster["id"],
     )
 
@@ -298,10 +301,3 @@ def _cluster(reader: Reader, row: Row) -> Cluster:
         created_at=row["created_at"],
         spec=json.loads(row["node_spec_json"]),
     )
-
-
-def _repeated(context: Context, operation: Operation) -> Done[list[Server]]:
-    row = operation.repeated or {}
-    ids = json.loads(row["result_json"])["servers"]
-    with read(context.cloud) as reader:
-        return Done(servers_by_id(reader, ids), row["id"])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackctl.compute.types import Server
-from stackctl.compute.views import servers_by_id
+from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import NotFound
 from stackctl.identity.context import Context
-from stackctl.state import Reader, Row, find, read
+from stackctl.state import Reader, Row, read
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,7 @@ def explain(context: Context, word: str) -> Explanation:
 
 def _server(context: Context, reader: Reader, word: str) -> Row | None:
     try:
-        return find(
-            reader,
-            "servers",
-            word,
-            noun="server",
-            where="project_id = ?",
-            parameters=(context.project_id,),
-        )
+        return server_row(context, reader, word)
     except NotFound:
         return None
 
@@ -87,11 +80,12 @@ def _decision(context: Context, reader: Reader, word: str, server: Row | None) -
             "SELECT * FROM decisions WHERE server_id = ? ORDER BY id DESC LIMIT 1", server["id"]
         )
     return reader.one(
-        "SELECT * FROM decisions WHERE project_id = ? AND (name = ? OR server_id = ?) "
+        # A refused boot of several is known by the name that was typed, too: x means x-1.
+        "SELECT * FROM decisions WHERE project_id = ? AND (name = ? OR server_id = ? "
+        "OR server_id IS NULL AND substr(name, 1, length(?) + 1) = ? || '-') "
         "ORDER BY id DESC LIMIT 1",
         context.project_id,
-        word,
-        word,
+        *[word] * 4,
     )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from stackctl.compute.lifecycle import status
 from stackctl.compute.types import Fault, Server, ServerAddress
-from stackctl.identity.context import Context
-from stackctl.state import Reader, Row, find, read
+from stackctl.identity.context import Context, find_own
+from stackctl.state import Reader, Row, read
 
 _SERVERS = """
 SELECT servers.*, ifnull(hosts.name, '') AS host_name, ifnull(images.name, '') AS image_name
@@ -30,14 +30,7 @@ WHERE {} ORDER BY ports.nic_index, addresses.id
 
 def server_row(context: Context, reader: Reader, word: str) -> Row:
     """The asker's live server of this name or id."""
-    return find(
-        reader,
-        "servers",
-        word,
-        noun="server",
-        where="project_id = ?",
-        parameters=(context.project_id,),
-    )
+    return find_own(context, reader, "servers", word, noun="server")
 
 
 def list_servers(context: Context) -> list[Server]:
@@ -59,6 +52,17 @@ def servers_by_id(reader: Reader, ids: Sequence[str]) -> list[Server]:
     marks = ", ".join("?" for _ in ids)
     found = {server.id: server for server in _servers(reader, f"servers.id IN ({marks})", *ids)}
     return [found[id_] for id_ in ids if id_ in found]
+
+
+def read_servers(context: Context, ids: Sequence[str]) -> list[Server]:
+    """The same, in a snapshot of its own."""
+    with read(context.cloud) as reader:
+        return servers_by_id(reader, ids)
+
+
+def first_result(context: Context, operation: Row) -> list[Server]:
+    """The servers that an operation returned, as they are now."""
+    return read_servers(context, json.loads(operation["result_json"])["servers"])
 
 
 def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:

@@ -22,16 +22,12 @@ class LocalStream:
     """Standard input and output of a process on this machine."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        # Its own session: Ctrl-C is for us; the agent finishes what it has in hand.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the stream
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,
-            bufsize=0,
-        )
+        try:
+            self._process = _start(argv, self._errors)
+        except OSError:
+            self._errors.close()
+            raise
         self._input = cast("IO[bytes]", self._process.stdin)
         self._output = cast("IO[bytes]", self._process.stdout)
         os.set_blocking(self._input.fileno(), False)
@@ -74,6 +70,18 @@ class LocalStream:
                 self._process.wait(END_TIMEOUT_S)
         self._output.close()
         self._errors.close()
+
+
+def _start(argv: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    # Its own session: Ctrl-C is for us; the agent finishes what it has in hand.
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        start_new_session=True,
+        bufsize=0,
+    )
 
 
 def _wait(descriptor: int, event: int) -> None:

@@ -85,9 +85,9 @@ def for_each(
 
     # Daemons: a second Ctrl-C ends the process although a host has not answered.
     threads = [threading.Thread(target=take, daemon=True) for _ in range(min(count, max_threads))]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         _join(threads)
     except KeyboardInterrupt:
         stopped.set()
@@ -100,5 +100,6 @@ def for_each(
 
 def _join(threads: list[threading.Thread]) -> None:
     for thread in threads:
+        # In small pieces: a join without end would not hear Ctrl-C everywhere.
         while thread.is_alive():
             thread.join(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from stackctl.state import Change, Reader
@@ -22,6 +23,10 @@ class Affected:
     def all(self) -> frozenset[str]:
         """Both."""
         return self.carrying | self.peripheral
+
+    def without(self, hosts: Set[str]) -> Affected:
+        """The same but for some hosts."""
+        return Affected(self.carrying - hosts, self.peripheral - hosts)
 
 
 def affected_hosts(reader: Reader, change: Change) -> Affected:

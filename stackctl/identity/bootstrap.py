@@ -27,8 +27,13 @@ FLAVORS = (
 
 def create_cloud(cloud: Cloud) -> None:
     """Make a new, empty cloud with its admin and the classic flavors; Conflict if it is there."""
-    create(cloud, lambda writer: _first_rows(writer, cloud.name))
-    if not cloud.key_file.exists():
+    create(cloud, lambda writer: _first_rows(writer, cloud.name), lambda: _first_files(cloud))
+
+
+def _first_files(cloud: Cloud) -> None:
+    if not cloud.key_file.with_suffix(".pub").exists():
+        # A private key alone was left by somebody who was interrupted.
+        cloud.key_file.unlink(missing_ok=True)
         write_keypair(cloud.key_file, f"stackctl-{cloud.name}")
     for folder in (cloud.images, cloud.locks, cloud.logs):
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -87,8 +87,14 @@ def sweep(cloud: Cloud, reader: Reader) -> None:
 
 
 def pieces_of(stream: BinaryIO) -> Iterator[bytes]:
-    """The content of a stream, piece by piece."""
-    while piece := stream.read(PIECE_BYTES):
+    """The content of a stream, piece by piece; ResourceFailed when it cannot be read to its end."""
+    while True:
+        try:
+            piece = stream.read(PIECE_BYTES)
+        except OSError as error:
+            raise ResourceFailed(f"The image cannot be read: {error}. Nothing was kept.") from None
+        if not piece:
+            return
         yield piece
 
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, Optional
 
 Config = dict[str, Any]
 
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 120.0
 STOP_SECONDS = 5.0
 RETRY_SECONDS = 0.05
 RESPAWN_SECONDS = 1.0
@@ -139,7 +139,8 @@ def spawn(argv: list[str], log: Optional[str]) -> int:
 def attempt(argv: list[str], deadline: float) -> None:
     """Run one step of the boot until it succeeds: the service it talks to may still be starting."""
     while True:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        left = max(1.0, deadline - time.monotonic())
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=left, check=False)
         if done.returncode == 0:
             return
         if time.monotonic() > deadline:

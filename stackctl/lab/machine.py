@@ -16,17 +16,17 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from stackctl.lab.errors import LabError
 from stackctl.lab.requirements import ADMIN_PATH
 
 INIT = Path(__file__).with_name("init.py")
 PYTHON = "/usr/bin/python3"
-BOOT_SECONDS = 90.0
+BOOT_SECONDS = 150.0
 DEATH_SECONDS = 20.0
 ROOT_FOLDERS = (
     "boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys",
@@ -36,6 +36,14 @@ PACKAGE_FOLDERS = ("var/lib/libvirt/images", "var/lib/openvswitch", "var/lib/mis
 """What the packages bring along below /var, where the disk starts empty."""
 LAYERS = ("etc", "usr", "var/lib/dpkg", "var/lib/apt")
 RUN_FOLDERS = ("lock", "openvswitch", "sshd", "sudo", "netns", "libvirt")
+
+
+@dataclass(frozen=True)
+class InitRecord:
+    """How an init is known to this machine: its pid means nothing without its start time."""
+
+    pid: int
+    start_time: int
 
 
 @dataclass(frozen=True)
@@ -125,12 +133,11 @@ def start(folder: Path, namespace: str, boot: Boot) -> None:
     _write_config(folder, boot, str(uuid.uuid4()))
     deadline = time.monotonic() + BOOT_SECONDS
     with _launch(folder, namespace) as process:
-        if process.stdin is None or process.stdout is None:
-            raise LabError("The lab host was started without pipes to it.")
-        _expect("made", process.stdout, folder, deadline)
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
-        _expect("ready", process.stdout, folder, deadline)
+        stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+        _expect("made", stdout, folder, deadline)
+        with contextlib.suppress(BrokenPipeError):
+            stdin.write(b"go\n")
+        _expect("ready", stdout, folder, deadline)
     (folder / "ready").write_text(boot_id(folder) or "")
 
 
@@ -188,8 +195,8 @@ def _console(folder: Path) -> str:
 def init_pid(folder: Path) -> int | None:
     """The pid of the machine's init while it runs, checked against its start time."""
     record = _record(folder)
-    if record is not None and _start_time(record["pid"]) == record["start_time"]:
-        return int(record["pid"])
+    if record is not None and _start_time(record.pid) == record.start_time:
+        return record.pid
     return None
 
 
@@ -215,15 +222,15 @@ def kill(folder: Path) -> None:
     if record is None:
         return
     try:
-        descriptor = os.pidfd_open(record["pid"])
+        descriptor = os.pidfd_open(record.pid)
     except ProcessLookupError:
         return
     try:
         # The descriptor holds the process; only now its start time proves that it is ours.
-        if _start_time(record["pid"]) == record["start_time"]:
+        if _start_time(record.pid) == record.start_time:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             if not select.select([descriptor], [], [], DEATH_SECONDS)[0]:
-                raise LabError(f"Lab machine {folder.name} (pid {record['pid']}) does not die.")
+                raise LabError(f"Lab machine {folder.name} (pid {record.pid}) does not die.")
     finally:
         os.close(descriptor)
 
@@ -235,12 +242,11 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _record(folder: Path) -> Mapping[str, int] | None:
+def _record(folder: Path) -> InitRecord | None:
     try:
-        record: Mapping[str, int] = json.loads((folder / "init.json").read_text())
+        return InitRecord(**json.loads((folder / "init.json").read_text()))
     except FileNotFoundError:
         return None
-    return record
 
 
 def _start_time(pid: int) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PHYSICAL_NETWORKS: Mapping[str, str] = {"physnet1": "eth1", "external": "eth2"}
+PHYSICAL_NETWORKS: Mapping[str, str] = {"provider": "eth1", "external": "eth2"}
 """Physical networks of every lab host and the NIC that leads there: VLAN trunk, flat."""
 
 

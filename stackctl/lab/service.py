@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from stackctl.lab.requirements import missing_commands
 
 Progress = Callable[[str], None]
 
-PREFIX = re.compile(r"[a-z][a-z0-9]{0,8}")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PREFIX = re.compile(r"[a-z][a-z0-9]{0,8}")
 
 
 def up(
@@ -31,7 +30,8 @@ def up(
     A lab never shrinks here: hosts beyond ``host_count`` stay. ``prefix`` names everything that
     the lab makes on this machine and must be unique on it.
     """
-    _check(prefix, host_count)
+    folder = folder.absolute()
+    _check(folder, prefix, host_count)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with store.locked(folder):
         state = _prepare(folder, prefix, host_count, progress)
@@ -39,7 +39,9 @@ def up(
         return _view(folder, state)
 
 
-def _check(prefix: str, host_count: int) -> None:
+def _check(folder: Path, prefix: str, host_count: int) -> None:
+    if set(str(folder)) & set(",:\\"):
+        raise LabError(f"A lab cannot be in {folder}: mount options have no such characters.")
     if not PREFIX.fullmatch(prefix):
         raise LabError(f"Lab prefix {prefix!r} must be 1 to 9 lower-case letters and digits.")
     if not 1 <= host_count <= host.MAX_HOSTS:
@@ -123,7 +125,7 @@ def _internet_folder(folder: Path) -> Path:
 
 def status(folder: Path) -> Lab:
     """The lab as it is now."""
-    return _view(folder, _load(folder))
+    return _view(folder.absolute(), _load(folder))
 
 
 def _load(folder: Path) -> LabState:
@@ -170,7 +172,8 @@ def _view_host(folder: Path, plan: HostPlan) -> LabHost:
 
 def kill_host(folder: Path, name: str) -> None:
     """Pull a host's plug: all that runs on it dies at once, its disk stays."""
-    with _existing(folder):
+    folder = folder.absolute()
+    with store.locked(folder):
         plan = _plan(_load(folder), name)
         machine.kill(_host_folder(folder, plan))
         network.unplug(plan.prefix, plan.wiring)
@@ -178,7 +181,8 @@ def kill_host(folder: Path, name: str) -> None:
 
 def start_host(folder: Path, name: str, authorized_key: str) -> None:
     """Boot a host that was killed; one that runs is left alone."""
-    with _existing(folder):
+    folder = folder.absolute()
+    with store.locked(folder):
         plan = _plan(_load(folder), name)
         _start(folder, plan, authorized_key, lambda _: None)
 
@@ -190,14 +194,9 @@ def _plan(state: LabState, name: str) -> HostPlan:
     raise LabError(f"The lab has no host {name}: its hosts are host1 to host{state.host_count}.")
 
 
-def _existing(folder: Path) -> AbstractContextManager[None]:
-    if not folder.is_dir():
-        raise LabError(f"There is no lab in {folder}.")
-    return store.locked(folder)
-
-
 def down(folder: Path) -> None:
     """Remove the lab, whole or half-made, and its folder; nothing is there to remove is fine."""
+    folder = folder.absolute()
     if not folder.is_dir():
         return
     with store.locked(folder):

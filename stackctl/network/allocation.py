@@ -142,9 +142,9 @@ def ensure_dhcp_port(
 def dhcp_port_id(reader: Reader, subnet_id: str) -> str | None:
     """The port of a subnet's DHCP server; None before the subnet's first port."""
     held = reader.value(
-        "SELECT port_id FROM addresses"
-        " WHERE subnet_id = ? AND kind = 'dhcp' AND released_serial IS NULL",
+        "SELECT id FROM ports WHERE device_id = ? AND device_owner = ? AND deleted_at IS NULL",
         subnet_id,
+        DHCP_OWNER,
     )
     return None if held is None else str(held)
 

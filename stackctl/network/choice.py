@@ -27,11 +27,21 @@ _NOT_A_NAME = re.compile(r"[0-9]+[smhdw]?|ignore|infinite|localhost")
 def lowest_gap(first: int, last: int, used: Callable[[int, int], int]) -> int | None:
     """The lowest number of first..last that is not used; None when all are.
 
-    ``used(a, b)`` counts the used numbers of a..b, both included. It is asked about
-    log2(last - first) times, so a /8 costs no more than a few dozen questions.
+    ``used(a, b)`` counts the used numbers of a..b, both included. It is asked about stretches
+    that double until one has a gap, then about halves of that one: what lies beyond the gap
+    costs nothing, and what lies before it is counted about twice.
     """
-    if first > last or used(first, last) == last - first + 1:
-        return None
+    stretch = 1
+    while first <= last:
+        end = min(last, first + stretch - 1)
+        if used(first, end) < end - first + 1:
+            return _gap_in(first, end, used)
+        first, stretch = end + 1, stretch * 2
+    return None
+
+
+def _gap_in(first: int, last: int, used: Callable[[int, int], int]) -> int:
+    """The lowest unused number of a stretch that has one."""
     while first < last:
         middle = (first + last) // 2
         if used(first, middle) == middle - first + 1:

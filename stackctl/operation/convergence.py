@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agent.spec import HostSpec
+from stackctl import killpoint
 from stackctl.errors import HostUnreachable, StackctlError
 from stackctl.fleet.types import Opening, Session
 from stackctl.identity.context import Context
@@ -31,8 +32,6 @@ def converge(
     carrying: Iterable[str],
     peripheral: Iterable[str],
     operation_id: str,
-    *,
-    kill_at: int = 0,
 ) -> list[Exchange]:
     """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
 
@@ -40,6 +39,7 @@ def converge(
         images = one.images_wanted(context, host["id"])
         # Only a host that was never converged may be without a claim: later that is a fault.
         claim = host["applied_serial"] == 0
+        kill_at = killpoint.for_agents()
         opening = one.opening(context, "converge", images, kill_at, claim=claim)
 
         def body(session: Session, exchange: Exchange) -> None:
@@ -124,7 +124,7 @@ def _with_tries(
                 body(session, exchange)
         except StackctlError as error:
             exchange.error = error
-        if not (isinstance(exchange.error, ChannelLost) and exchange.sent):
+        if not isinstance(exchange.error, ChannelLost):
             break
         # A point at which a test ends the agent is reached once.
         opening = dataclasses.replace(opening, kill_at=0)

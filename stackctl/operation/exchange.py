@@ -11,11 +11,11 @@ from agent.spec import HostSpec, Image, to_plain
 from agent.wire import Report
 from stackctl import killpoint
 from stackctl.errors import HostAhead, StackctlError
-from stackctl.fleet.types import Hello, Opening, Session
+from stackctl.fleet.types import Accepted, Hello, Opening, Session
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.identity.context import Context
 from stackctl.operation.outcome import Failure, PlannedStep
-from stackctl.operation.reports import Reporter
+from stackctl.operation.reports import Reporter, concerns_a_row
 from stackctl.state import Row, Writer, now, read, write
 
 LOCK_TIMEOUT_S = 120.0
@@ -49,10 +49,12 @@ def converge_host(
     reporter = Reporter(exchange.host_id, exchange.host_name, operation_id, context.operator)
 
     def on_reports(reports: list[Report]) -> None:
-        killpoint.reached("reports-received")
         _trace_reports(context, exchange.host_name, reports, labels)
-        with write(context.cloud) as writer:
-            reporter.write(writer, reports)
+        told = [report for report in reports if concerns_a_row(report)]
+        if told:
+            killpoint.reached("reports-received")
+            with write(context.cloud) as writer:
+                reporter.write(writer, told)
 
     labels = _labels(host_spec)
     started = time.monotonic()
@@ -69,6 +71,7 @@ def observe_host(
     context: Context, session: Session, exchange: Exchange, host_spec: HostSpec
 ) -> None:
     """Ask what the host would do to become this spec; nothing is changed there or here."""
+    labels = _labels(host_spec)
 
     def on_reports(reports: list[Report]) -> None:
         for report in reports:
@@ -77,7 +80,8 @@ def observe_host(
             why = str(report.facts.get("why", ""))
             if report.fault is not None:
                 why = report.fault.message
-            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why)
+            name = labels.get(report.id, report.id)
+            step = PlannedStep(exchange.host_name, report.kind, report.id, report.result, why, name)
             exchange.planned.append(step)
 
     session.converge(to_plain(host_spec), lambda sha256: blob(context, sha256), on_reports)
@@ -151,11 +155,16 @@ def _issue(context: Context, host_id: str, hello: Hello) -> HostSpec:
     return host_spec
 
 
+def is_ahead(host: Row, accepted: Accepted | None) -> bool:
+    """Whether a host has accepted a spec that this database never sent to it."""
+    if accepted is None or accepted.serial < host["sent_serial"]:
+        return False
+    return (accepted.serial, accepted.nonce) != (host["sent_serial"], host["sent_nonce"])
+
+
 def _refuse_if_ahead(host: Row, hello: Hello) -> None:
     accepted = hello.accepted
-    if accepted is None or accepted.serial < host["sent_serial"]:
-        return
-    if (accepted.serial, accepted.nonce) == (host["sent_serial"], host["sent_nonce"]):
+    if accepted is None or not is_ahead(host, accepted):
         return
     raise HostAhead(
         f"Host {host['name']} has accepted serial {accepted.serial}, which this database never "
@@ -166,7 +175,10 @@ def _refuse_if_ahead(host: Row, hello: Hello) -> None:
 
 
 def _applied(writer: Writer, host_id: str, serial: int) -> None:
-    writer.update("hosts", host_id, applied_serial=serial)
+    # Of two exchanges one after the other, the later one may come here first.
+    writer.run(
+        "UPDATE hosts SET applied_serial = max(applied_serial, ?) WHERE id = ?", serial, host_id
+    )
     writer.run(
         "DELETE FROM host_networks WHERE host_id = ? AND released_serial <= ?", host_id, serial
     )

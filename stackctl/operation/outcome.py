@@ -24,17 +24,19 @@ class Failure:
     host: str
     message: str
     error: type[StackctlError] = ResourceFailed
+    hint: str = ""
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What a host would do (--dry-run, drift)."""
+    """What a host would do (--dry-run, drift); ``name`` is what people call the resource."""
 
     host: str
     kind: str
     id: str
     result: str
     why: str
+    name: str = ""
 
 
 @dataclass
@@ -63,7 +65,8 @@ class Done(Generic[T]):
         error = kinds.pop() if len(kinds) == 1 else ResourceFailed
         if self.succeeded:
             error = PartlyDone
-        raise error(message, hint=self.hint or "stackctl events")
+        hints = [failure.hint for failure in self.failures if failure.hint]
+        raise error(message, hint=self.hint or next(iter(hints), "stackctl events"))
 
 
 def _sentence(failure: Failure) -> str:

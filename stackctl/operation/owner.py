@@ -49,11 +49,12 @@ def take_ownership(cloud: Cloud, operation_id: str) -> Owner:
 def owner_is_alive(lock_file: str, operation_id: str) -> bool:
     """Whether the process that began this operation still runs."""
     try:
-        descriptor = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: two who ask at once must not take each other for the owner.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         named = os.pread(descriptor, 64, 0).decode(errors="replace")
         return named == operation_id

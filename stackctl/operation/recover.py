@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from stackctl.errors import NotFound
+from stackctl.errors import NotFound, StackctlError
 from stackctl.identity.context import Context
 from stackctl.operation import convergence
+from stackctl.operation.exchange import is_ahead
 from stackctl.operation.owner import owner_is_alive
 from stackctl.operation.settle import fail_build
 from stackctl.state import Reader, Row, Writer, find, now, read, write
@@ -42,7 +43,7 @@ def settle_interrupted(context: Context) -> None:
     with write(context.cloud) as writer:
         for row in interrupted(writer):
             if not _behind(writer, row):
-                _finish(writer, row, "done", "finished by a later command")
+                _recover_one(writer, row, {}, "finished by a later command")
 
 
 def recover(context: Context) -> list[Recovered]:
@@ -53,13 +54,12 @@ def recover(context: Context) -> list[Recovered]:
     with read(context.cloud) as reader:
         dead = interrupted(reader)
     hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])}
-    exchanges = convergence.converge(context, hosts, (), dead[0]["id"]) if dead else []
+    if not dead:
+        return []
+    exchanges = convergence.converge(context, hosts, (), dead[0]["id"])
     errors = {item.host_id: item.error.message for item in exchanges if item.error is not None}
-    recovered = []
     with write(context.cloud) as writer:
-        for row in dead:
-            recovered.append(_recover_one(writer, row, errors))
-    return recovered
+        return [_recover_one(writer, row, errors, "rolled forward") for row in dead]
 
 
 def adopt(context: Context, host_word: str | None) -> list[str]:
@@ -70,9 +70,16 @@ def adopt(context: Context, host_word: str | None) -> list[str]:
     """
     adopted = []
     for row in _hosts(context, host_word):
-        with convergence.acting_session(context, row) as session:
-            accepted = session.hello.accepted
-        if accepted is None or accepted.serial <= row["sent_serial"]:
+        try:
+            with convergence.acting_session(context, row) as session:
+                accepted = session.hello.accepted
+        except StackctlError as error:
+            # Down, or never claimed: no reason to leave the others as they are.
+            if host_word is not None:
+                raise
+            context.watch.warn(f"{error.message} It is left as it is.")
+            continue
+        if accepted is None or not is_ahead(row, accepted):
             continue
         with write(context.cloud) as writer:
             serial = max(writer.serial, accepted.serial + 1)
@@ -104,7 +111,7 @@ def _behind(reader: Reader, operation: Row) -> list[str]:
     ]
 
 
-def _recover_one(writer: Writer, operation: Row, errors: dict[str, str]) -> Recovered:
+def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: str) -> Recovered:
     left = writer.all(
         "SELECT * FROM servers WHERE operation_id = ? AND vm_state = 'building' "
         "AND deleted_at IS NULL",
@@ -121,8 +128,10 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str]) -> Reco
         return Recovered(
             operation["id"], operation["summary"], operation["started_at"], "interrupted", message
         )
+    # Its hosts have done all they were to do: no task of it goes on.
+    writer.run("UPDATE servers SET task_state = NULL WHERE operation_id = ?", operation["id"])
     outcome = "failed" if left else "done"
-    message = f"{len(left)} servers could not be built" if left else "rolled forward"
+    message = f"{len(left)} servers could not be built" if left else how
     _finish(writer, operation, outcome, message)
     return Recovered(
         operation["id"], operation["summary"], operation["started_at"], outcome, message

@@ -25,6 +25,13 @@ VM_STATES = {
     "SUSPENDED": "suspended",
 }
 
+KEPT_KINDS = ("domain", "disk", "port")
+
+
+def concerns_a_row(report: Report) -> bool:
+    """Whether a report changes what the database says: most of them need no transaction."""
+    return report.kind in KEPT_KINDS or report.result == "failed"
+
 
 @dataclass
 class Reporter:
@@ -35,6 +42,7 @@ class Reporter:
     operation_id: str
     user_name: str
     failures: list[Failure] = field(default_factory=list)
+    _failed_servers: set[str] = field(default_factory=set)
 
     def write(self, writer: Writer, reports: Iterable[Report]) -> None:
         """Write a batch of reports in one transaction."""
@@ -48,7 +56,7 @@ class Reporter:
             elif report.kind == "port":
                 self._port(writer, report)
             elif report.result == "failed":
-                self._failed(writer, report, "")
+                self._part_failed(writer, report)
 
     def _acknowledge(self, writer: Writer, report: Report) -> None:
         writer.run(
@@ -63,8 +71,8 @@ class Reporter:
     def _server(self, writer: Writer, report: Report) -> None:
         server = self._row_here(writer, "servers", report)
         if server is None:
-            return
-        if report.result == "failed":
+            self._not_removed(writer, report)
+        elif report.result == "failed":
             self._server_failed(writer, server, _fault(report))
         elif report.result in WELL:
             self._server_seen(writer, server, report)
@@ -72,6 +80,9 @@ class Reporter:
     def _server_seen(self, writer: Writer, server: Row, report: Report) -> None:
         power_state = str(report.facts.get("power_state", "NOSTATE"))
         vm_state = VM_STATES.get(power_state, str(server["vm_state"]))
+        if server["id"] in self._failed_servers:
+            # A guest may run on without a part that failed: that part is no less a fault.
+            vm_state = str(server["vm_state"])
         values: Row = {"power_state": power_state, "vm_state": vm_state, "task_state": None}
         if vm_state != "error":
             values |= {"fault_json": None, "held": 0}
@@ -82,47 +93,76 @@ class Reporter:
         writer.update("servers", server["id"], **values, observed_at=now())
 
     def _server_failed(self, writer: Writer, server: Row, fault: Fault) -> None:
-        """The first fault of a version stands: later ones only follow from it."""
-        if server["vm_state"] == "error" and server["fault_json"]:
+        """The first fault of a convergence stands: later ones only follow from it."""
+        if server["id"] in self._failed_servers:
             return
-        told = {"message": fault.message, "detail": fault.detail, "command": fault.command}
-        told |= {"host": self.host_name, "at": now()}
-        # What never ran is left alone until somebody names it; what did is mended like the rest.
-        held = int(server["launched_at"] is None)
-        values = {"vm_state": "error", "task_state": None, "held": held}
-        writer.update("servers", server["id"], **values, fault_json=json.dumps(told))
-        self._note(writer, server, "error", fault.message)
+        self._failed_servers.add(server["id"])
         failure = Failure("server", server["id"], server["name"], self.host_name, fault.message)
         self.failures.append(failure)
+        # What never ran is left alone until somebody names it; what did is mended like the rest.
+        held = int(server["launched_at"] is None)
+        values: Row = {"vm_state": "error", "task_state": None, "held": held}
+        if server["vm_state"] != "error" or _told(server) != fault.message:
+            told = {"message": fault.message, "detail": fault.detail, "command": fault.command}
+            values["fault_json"] = json.dumps({**told, "host": self.host_name, "at": now()})
+            self._note(writer, server, "error", fault.message)
+        writer.update("servers", server["id"], **values)
 
     def _disk(self, writer: Writer, report: Report) -> None:
         disk = self._row_here(writer, "disks", report)
         if disk is None:
-            return
-        if report.result in WELL:
+            self._not_removed(writer, report)
+        elif report.result in WELL:
             if disk["state"] == "build":
                 writer.update("disks", disk["id"], state="built")
         elif report.result == "failed":
             server = writer.get("servers", disk["server_id"])
             self._server_failed(writer, server, _fault(report))
 
+    def _not_removed(self, writer: Writer, report: Report) -> None:
+        """A deleted domain or disk that could not be destroyed."""
+        server_id = writer.value(
+            "SELECT server_id FROM tombstones "
+            "WHERE kind = ? AND id = ? AND host_id = ? AND acknowledged_at IS NULL",
+            report.kind,
+            report.id,
+            self.host_id,
+        )
+        if server_id is not None and report.result == "failed":
+            name = str(writer.get("servers", server_id)["name"])
+            self._failed(writer, report, str(server_id), name)
+
     def _port(self, writer: Writer, report: Report) -> None:
         if report.result == "failed":
-            self._failed(writer, report, "")
+            self._part_failed(writer, report)
         status = {"failed": "DOWN", "removed": "DOWN"}.get(report.result, "ACTIVE")
+        # A port that moved is told of by two hosts: only where it is active counts.
         writer.run(
-            "UPDATE ports SET status = ? WHERE id = ? AND status <> ?", status, report.id, status
+            "UPDATE ports SET status = ? WHERE id = ? AND status <> ? AND EXISTS (SELECT 1 "
+            "FROM bindings WHERE port_id = ports.id AND host_id = ? AND role = 'active')",
+            status,
+            report.id,
+            status,
+            self.host_id,
         )
 
-    def _failed(self, writer: Writer, report: Report, name: str) -> None:
+    def _part_failed(self, writer: Writer, report: Report) -> None:
+        """What fails for want of a part fails with the part's reason, not with "not tried"."""
+        sql = _WAITING.get(report.kind)
+        servers = writer.all(sql, report.id, self.host_id) if sql else []
+        for server in servers:
+            self._server_failed(writer, server, _fault(report))
+        if not servers:
+            self._failed(writer, report, report.id, "")
+
+    def _failed(self, writer: Writer, report: Report, id_: str, name: str) -> None:
         message = _fault(report).message
-        failure = Failure(report.kind, report.id, name, self.host_name, message)
-        self.failures.append(failure)
+        self.failures.append(Failure(report.kind, id_, name, self.host_name, message))
         note(
             writer,
             action="converge",
             kind=report.kind,
-            resource_id=report.id,
+            resource_id=id_,
             name=name,
             message=message,
             level="error",
@@ -158,11 +198,33 @@ class Reporter:
         )
 
 
+# Servers that cannot be built without a part, by the part's kind: its id, the host.
+_WAITING = {
+    "port": """
+SELECT * FROM servers WHERE id = (SELECT device_id FROM ports WHERE id = ?)
+  AND host_id = ? AND vm_state = 'building' AND deleted_at IS NULL
+""",
+    "image": """
+SELECT servers.* FROM servers JOIN images ON images.id = servers.image_id
+WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
+  AND host_id = ? AND vm_state = 'building' AND servers.deleted_at IS NULL
+""",
+}
+
+
 def _fault(report: Report) -> Fault:
     return report.fault or Fault("the host gave no reason")
+
+
+def _told(server: Row) -> str:
+    """The reason that a server in ERROR already shows."""
+    fault = json.loads(server["fault_json"] or "{}")
+    return str(fault.get("message", ""))
 
 
 def _sentence(server: Row, vm_state: str, report: Report) -> str:
     if server["vm_state"] == "building" and vm_state == "active":
         return "built and running"
+    if server["vm_state"] == vm_state and server["task_state"] is not None:
+        return f"{server['task_state']}: done"
     return f"{server['vm_state']} -> {vm_state} (power state {report.facts.get('power_state')})"

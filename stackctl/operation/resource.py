@@ -62,7 +62,7 @@ def prepare_one(
     arguments = {"word": word, **arguments}
     with begin(context, f"{noun.replace(' ', '-')}-{action}", done_to, arguments) as operation:
         if operation.repeated is not None:
-            return Done(_repeated(context, operation.repeated, load), operation.repeated["id"])
+            return operation.again(lambda row: _repeated(context, row, load))
 
         work = prepare()
 

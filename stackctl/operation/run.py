@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from agent.spec import HostSpec, digest
 from stackctl import killpoint
-from stackctl.errors import Conflict, HostAhead
+from stackctl.errors import Bug, Conflict, HostAhead
 from stackctl.hostspec import Affected, affected_hosts, build_spec, load_snapshot
 from stackctl.identity.context import Context
 from stackctl.operation import convergence
 from stackctl.operation.exchange import Exchange
 from stackctl.operation.outcome import Done, Failure
-from stackctl.operation.owner import owner_is_alive, take_ownership
+from stackctl.operation.owner import take_ownership
 from stackctl.operation.recover import settle_interrupted
+from stackctl.operation.requests import earlier_request, find_request, go_on, still_at_work
 from stackctl.operation.settle import settle_servers
-from stackctl.state import Change, Row, Writer, new_id, now, read, write
+from stackctl.state import Change, Reader, Row, Writer, new_id, now, read, write
 
 T = TypeVar("T")
+
+_WITH_ROWS = frozenset({"server", "domain", "disk", "port", "image", "dhcp"})
+"""Kinds whose failures carry the id of a row, somebody's own."""
 
 
 class Operation:
@@ -41,6 +45,8 @@ class Operation:
         self.change = Change()
         self.exchanges: dict[str, Exchange] = {}
         self.repeated: Row | None = None
+        self.serial = 0
+        self._worked_around: set[str] = set()
         self._lock_file = ""
         self._recorded = False
         self._pending = Affected(frozenset(), frozenset())
@@ -60,7 +66,8 @@ class Operation:
             self._record(writer, remember(value) if remember else None)
             if self.context.dry_run:
                 self._rehearsed = {id_: _spec(writer, id_) for id_ in affected.carrying}
-        self._pending = affected
+        self.serial = writer.serial
+        self._pending = affected.without(self._worked_around)
         self._note_change(writer.change)
         return value
 
@@ -82,15 +89,28 @@ class Operation:
         """Go on without a host that was not reached: its servers are given to others."""
         exchange = self.exchanges[host_id]
         exchange.peripheral = True
+        self._worked_around.add(host_id)
         if exchange.error is not None:
             self.context.watch.warn(f"{exchange.error.message} Trying other hosts.")
+
+    def go_back_to(self, host_id: str) -> None:
+        """Ask a host again after all."""
+        self._worked_around.discard(host_id)
+
+    def is_known_to(self, reader: Reader, host_id: str) -> bool:
+        """Whether a host was sent what this operation wrote, by whichever command.
+
+        A spec is always read from the newest rows: a stranger's command that reaches the host
+        takes along what this one could not deliver.
+        """
+        return bool(reader.get("hosts", host_id)["sent_serial"] >= self.serial)
 
     def abandon(self, why: str) -> None:
         """End an operation whose rows were taken back."""
         with write(self.context.cloud) as writer:
-            writer.update(
-                "operations", self.id, outcome="failed", phase=f"undone ({why})", finished_at=now()
-            )
+            # Nothing of it is left to return, so its request id is free for the next try.
+            end = {"outcome": "failed", "phase": f"undone ({why})", "finished_at": now()}
+            writer.update("operations", self.id, request_id=None, **end)
 
     def finish(self, value: T) -> Done[T]:
         """Settle what is still open, record the outcome, and say what became of it."""
@@ -109,6 +129,17 @@ class Operation:
         settle_interrupted(self.context)
         return done
 
+    def again(self, load: Callable[[Row], T]) -> Done[T]:
+        """The end of the earlier operation with the same request id, carried on if it died.
+
+        ``load`` makes the value from that operation's row, when all is settled.
+        """
+        row = self.repeated
+        if row is None:
+            raise Bug("There is no earlier request.")
+        failures, well = go_on(self.context, row)
+        return Done(load(row), row["id"], failures, well)
+
     def _host_failures(self) -> list[Failure]:
         failures = []
         with_servers = self._hosts_of_servers()
@@ -119,19 +150,29 @@ class Operation:
                 continue
             if not exchange.peripheral or isinstance(exchange.error, HostAhead):
                 name, message = exchange.host_name, exchange.error.message
-                kind = type(exchange.error)
-                failures.append(Failure("host", exchange.host_id, name, name, message, kind))
+                kind, hint = type(exchange.error), exchange.error.hint
+                failures.append(Failure("host", exchange.host_id, name, name, message, kind, hint))
         return failures
 
     def _concerns(self, failure: Failure) -> bool:
         """Whether a failure on a host belongs to what this operation changed.
 
-        Its own servers are left out: what became of them is read from their rows.
+        Its own servers are left out: what became of them is read from their rows. What has no
+        row of its own (a bridge, its flows) is the host's, and matters to all that is on it.
         """
-        if failure.kind == "server":
-            return bool(self.change.hosts) and failure.id not in self.change.servers
-        touched = self.change.networks | self.change.ports | self.change.hosts
-        return failure.id.split("/")[0] in touched or bool(self.change.hosts)
+        change = self.change
+        if failure.kind == "server" and failure.id in change.servers:
+            return False
+        if not change.servers | change.ports | change.networks:
+            return bool(change.hosts)
+        if failure.kind in _WITH_ROWS:
+            return failure.id in change.networks | change.ports | self._subnets()
+        return bool(change.hosts)
+
+    def _subnets(self) -> set[str]:
+        with read(self.context.cloud) as reader:
+            rows = reader.all("SELECT id, network_id FROM subnets")
+        return {row["id"] for row in rows if row["network_id"] in self.change.networks}
 
     def _hosts_of_servers(self) -> set[str]:
         with read(self.context.cloud) as reader:
@@ -153,6 +194,8 @@ class Operation:
         if self._recorded:
             writer.update("operations", self.id, **values)
             return
+        if self.context.request_id is not None and find_request(writer, self.context):
+            raise still_at_work(self.context)  # since we looked; this transaction is undone
         writer.insert("operations", self._row() | values)
         self._recorded = not self.context.dry_run
 
@@ -180,8 +223,8 @@ def begin(
 ) -> Iterator[Operation]:
     """An operation, owned by this process while the block runs.
 
-    ``operation.repeated`` is the row of an earlier one with the same request id: its hosts have
-    then been brought up to date, and the block only has to return its result. A block that ends
+    ``operation.repeated`` is the row of an earlier one with the same request id: the block then
+    only has to return ``operation.again(its value)``. A block that ends
     by an exception after its first transaction leaves a row without an owner, which is what a
     killed process leaves: the next command goes on from there.
     """
@@ -190,7 +233,7 @@ def begin(
     operation._lock_file = str(owner.path)
     try:
         if context.request_id is not None:
-            operation.repeated = _earlier(operation)
+            operation.repeated = earlier_request(context, operation.arguments_sha256)
         yield operation
     finally:
         owner.release()
@@ -211,8 +254,13 @@ def run(
     stored operation row back into the value when the request is repeated.
     """
     with begin(context, kind, summary, arguments) as operation:
-        if operation.repeated is not None and again is not None:
-            return Done(again(operation.repeated), operation.repeated["id"])
+        if operation.repeated is not None:
+            if again is None:
+                raise Conflict(
+                    f"The request '{context.request_id}' was carried out before, at "
+                    f"{operation.repeated['started_at']}. Nothing was done."
+                )
+            return operation.again(lambda row: again(row))
         value = operation.transact(work, remember)
         operation.converge()
         return operation.finish(value)
@@ -220,26 +268,3 @@ def run(
 
 def _spec(writer: Writer, host_id: str) -> HostSpec:
     return build_spec(load_snapshot(writer, host_id), writer.serial, writer.nonce)
-
-
-def _earlier(operation: Operation) -> Row | None:
-    """The operation that had this request id before; what it left undone is done now."""
-    context = operation.context
-    with read(context.cloud) as reader:
-        row = reader.one(
-            "SELECT * FROM operations WHERE project_id = ? AND request_id = ?",
-            context.project_id,
-            context.request_id,
-        )
-    if row is None:
-        return None
-    if row["arguments_sha256"] != operation.arguments_sha256:
-        raise Conflict(
-            f"The request id '{context.request_id}' was used before for something else "
-            f"({row['summary']}, {row['started_at']}). Nothing was done."
-        )
-    if owner_is_alive(row["lock_file"], row["id"]):
-        raise Conflict(f"The request '{context.request_id}' is still being carried out.")
-    hosts: Iterable[str] = json.loads(row["hosts_json"])
-    convergence.converge(context, frozenset(hosts), frozenset(), row["id"])
-    return row

@@ -66,12 +66,12 @@ def _settle(
         fail_build(writer, server, host, message, operation_id)
         kind = type(error) if error else ResourceFailed
         return Failure("server", server["id"], server["name"], host, message, kind)
+    if server["task_state"] is not None:
+        writer.update("servers", server["id"], task_state=None)
     if server["vm_state"] == "error":
         fault = json.loads(server["fault_json"] or "{}")
         message = fault.get("message", "it is in state ERROR")
         return Failure("server", server["id"], server["name"], fault.get("host", host), message)
-    if server["task_state"] is not None:
-        writer.update("servers", server["id"], task_state=None)
     if error is not None:
         message = error.message
         return Failure("server", server["id"], server["name"], host, message, type(error))
@@ -86,7 +86,15 @@ def _settle_deleted(writer: Writer, server: Row, exchange: Exchange | None) -> F
     if not left:
         return None
     host = exchange.host_name if exchange else ""
-    why = exchange.error.message if exchange and exchange.error else "Its removal failed."
+    why = _why_not_removed(server, exchange)
     message = f"{why} It is deleted; what is left of it there goes when the host is converged."
     # The deletion itself is committed, so this is never "nothing was done".
     return Failure("server", server["id"], server["name"], host, message, PartlyDone)
+
+
+def _why_not_removed(server: Row, exchange: Exchange | None) -> str:
+    if exchange is not None and exchange.error is not None:
+        return exchange.error.message
+    failures = exchange.failures if exchange is not None else []
+    words = [failure.message for failure in failures if failure.id == server["id"]]
+    return f"Its removal failed: {words[0]}." if words else "Its removal failed."

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,23 @@ from stackctl.state.clock import new_nonce, now
 from stackctl.state.cloud import Cloud
 from stackctl.state.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
-LOCK_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = float(os.environ.get("STACKCTL_LOCK_TIMEOUT_S", "30"))
+_MOUNTS = Path("/proc/self/mounts")
 _NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs"}
+
+_FILE_TROUBLE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""What the file or the machine is to blame for, not our statement."""
 
 Row = dict[str, Any]
 
@@ -118,16 +133,19 @@ class Writer(Reader):
         return self._connection.execute(sql, parameters).rowcount
 
 
-def create(cloud: Cloud, first_rows: Any) -> None:
+def create(
+    cloud: Cloud, first_rows: Callable[[Writer], None], first_files: Callable[[], None]
+) -> None:
     """Make the folder (0700) and the database (0600) of a cloud.
 
-    ``first_rows(writer)`` fills the new database inside its first transaction.
+    ``first_rows(writer)`` fills the new database inside its first transaction. ``first_files()``
+    makes what else belongs to the cloud: the database appears last, so it is never without.
     """
+    if cloud.database.exists():
+        raise Conflict(f"The cloud '{cloud.name}' exists already in {cloud.folder}.")
     cloud.folder.mkdir(parents=True, exist_ok=True)
     cloud.folder.chmod(0o700)
     _refuse_network_filesystem(cloud.folder)
-    if cloud.database.exists():
-        raise Conflict(f"The cloud '{cloud.name}' exists already in {cloud.folder}.")
     fresh = cloud.folder / f".state.{os.getpid()}.db"
     os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
@@ -136,6 +154,7 @@ def create(cloud: Cloud, first_rows: Any) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             _migrate(connection, first_rows)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        first_files()
         # link, not rename: of two who create the same cloud, one is told.
         os.link(fresh, cloud.database)
     except FileExistsError:
@@ -148,7 +167,7 @@ def create(cloud: Cloud, first_rows: Any) -> None:
 @contextmanager
 def read(cloud: Cloud) -> Iterator[Reader]:
     """A consistent snapshot of the cloud."""
-    with closing(_open(cloud)) as connection:
+    with closing(_open(cloud)) as connection, _explained(cloud):
         connection.execute("BEGIN")
         yield Reader(connection)
 
@@ -159,7 +178,7 @@ def write(cloud: Cloud, *, dry_run: bool = False) -> Iterator[Writer]:
 
     With ``dry_run`` it is always rolled back.
     """
-    with closing(_open(cloud)) as connection:
+    with closing(_open(cloud)) as connection, _explained(cloud):
         _begin(connection, cloud)
         serial = connection.execute("SELECT serial FROM cloud").fetchone()[0] + 1
         nonce = new_nonce()
@@ -180,19 +199,33 @@ def write(cloud: Cloud, *, dry_run: bool = False) -> Iterator[Writer]:
 
 
 def _open(cloud: Cloud) -> sqlite3.Connection:
-    try:
+    with _explained(cloud):
         connection = sqlite3.connect(
-            f"file:{cloud.database}?mode=rw",
+            f"{cloud.database.absolute().as_uri()}?mode=rw",
             uri=True,
             isolation_level=None,
             timeout=LOCK_TIMEOUT_S,
             check_same_thread=False,
         )
-        _check_ours(connection, cloud.database)
-        _prepare(connection)
-    except sqlite3.DatabaseError as error:
-        raise _explain(error, cloud) from None
+        try:
+            _check_ours(connection, cloud.database)
+            _prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
     return connection
+
+
+@contextmanager
+def _explained(cloud: Cloud) -> Iterator[None]:
+    """Trouble with the file itself, in words; a wrong statement stays the bug that it is."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        # The primary code of an extended one is in its lowest byte.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _FILE_TROUBLE:
+            raise
+        raise _explain(error, cloud) from None
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -216,10 +249,12 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
         _migrate(connection, None)
 
 
-def _migrate(connection: sqlite3.Connection, first_rows: Any) -> None:
+def _migrate(connection: sqlite3.Connection, first_rows: Callable[[Writer], None] | None) -> None:
     connection.row_factory = sqlite3.Row
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise StateCorrupt("A newer stackctl changed the database meanwhile. Nothing was changed.")
     for script in MIGRATIONS[version:]:
         for statement in split_statements(script):
             connection.execute(statement)
@@ -242,30 +277,23 @@ def split_statements(script: str) -> list[str]:
 
 
 def _begin(connection: sqlite3.Connection, cloud: Cloud) -> None:
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
-        raise _explain(error, cloud) from None
-    note = {
-        "pid": os.getpid(),
-        "user": getpass.getuser(),
-        "command": " ".join(sys.argv[:3]),
-        "since": now(),
-    }
+    connection.execute("BEGIN IMMEDIATE")
     # Only a help for whoever waits too long; not being able to write it is no reason to stop.
-    with suppress(OSError):
+    with suppress(OSError, KeyError):
+        command = " ".join(sys.argv[:3])
+        note = {"pid": os.getpid(), "user": getpass.getuser(), "command": command, "since": now()}
         (cloud.folder / "writer.json").write_text(json.dumps(note), encoding="utf-8")
 
 
 def _explain(error: sqlite3.DatabaseError, cloud: Cloud) -> Exception:
-    words = str(error)
-    if "locked" in words or "busy" in words:
+    words, code = str(error), getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StateLocked(
             f"Another command has been writing to cloud '{cloud.name}' for more than "
             f"{LOCK_TIMEOUT_S:g} s{_holder(cloud)}. Nothing was changed.",
             hint="try again; if that process hangs, end it: what it did is kept",
         )
-    if "full" in words:
+    if code == sqlite3.SQLITE_FULL:
         return StateCorrupt(
             f"No space left for {cloud.database}: {words}. Nothing was changed.",
             hint=f"df -h {cloud.folder}",
@@ -287,7 +315,7 @@ def _holder(cloud: Cloud) -> str:
 def _refuse_network_filesystem(folder: Path) -> None:
     """SQLite's WAL needs shared memory between processes: local file systems only."""
     best, kind = "", ""
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+    for line in _MOUNTS.read_text(encoding="utf-8").splitlines():
         _, where, filesystem, *_ = line.split()
         inside = where == "/" or str(folder.resolve()).startswith(where.rstrip("/") + "/")
         if inside and len(where) > len(best):

@@ -4,6 +4,7 @@ Reads one JSON request per line on stdin and answers with one line each. The pro
 it has put it into namespaces of its own; when it ends, everything it started ends with it.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -104,7 +105,9 @@ def start_vswitchd() -> None:
         "-vconsole:off",
         "--pidfile=/run/openvswitch/ovs-vswitchd.pid",
     )
-    subprocess.run(["ovs-vsctl", "--timeout=20", "show"], check=True, stdout=subprocess.DEVNULL)
+    # Unlike a look, a change waits until the switch has followed.
+    argv = ["ovs-vsctl", "--timeout=20", "set", "Open_vSwitch", ".", "external_ids:up=1"]
+    subprocess.run(argv, check=True)
 
 
 def boot(folder: Path) -> None:
@@ -198,6 +201,13 @@ def answer(request: dict, data: Path) -> object:
     raise ValueError(op)
 
 
+def reap() -> None:
+    """Bury the dead, as PID 1 must."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     boot(folder)
@@ -205,6 +215,7 @@ def main() -> None:
     data.mkdir(mode=0o700)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
+        reap()
         print(json.dumps(answer(json.loads(line), data)), flush=True)
 
 

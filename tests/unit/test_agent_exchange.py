@@ -119,9 +119,6 @@ class Controller:
         self.channel.close("test is over")
         self.ours.close()
         self.thread.join(20)
-        for thread in threading.enumerate():
-            if thread.name in ("_read_frames", "_keep_alive"):
-                thread.join(5)
         self._theirs.close()
 
     @property
@@ -162,6 +159,9 @@ def controllers(data):
     yield make
     for controller in made:
         controller.close()
+    for thread in threading.enumerate():
+        if thread.name in ("_read_frames", "_keep_alive"):
+            thread.join(5)
 
 
 def test_a_whole_exchange(controllers, data):

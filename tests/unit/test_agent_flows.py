@@ -191,7 +191,7 @@ def test_what_was_learned_goes_with_the_entry_that_changed() -> None:
     change = flow_text.Difference(add=(Flow(20, 1, "dl_vlan=1,dl_dst=fa:16:3e:00:00:05", "x"),))
     lines = flow_text.commands(change, COOKIE, LEARNED)
     assert lines[0] == (
-        f"delete cookie={LEARNED:#x}/-1,table=20,dl_vlan=1,dl_dst=fa:16:3e:00:00:05"
+        f"delete cookie={LEARNED:#x}/-1,table=20,vlan_tci=0x0001/0x0fff,dl_dst=fa:16:3e:00:00:05"
     )
     assert lines[1].startswith(f"add cookie={COOKIE:#x},table=20,")
 

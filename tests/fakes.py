@@ -1,0 +1,270 @@
+"""Hosts that exist only as files: an agent that takes specs and remembers what it made of them.
+
+``FakeFleet.open_session`` stands in for ``stackctl.fleet.session.open_session``. Each host is one
+JSON file, locked while an exchange holds it, so it outlives the process that talked to it and
+several processes can talk to it at once. What shall go wrong is told to ``FakeFleet.trouble``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.spec import HostSpec, from_plain, to_plain
+from agent.wire import Fault, Report
+from stackctl.errors import Conflict, HostAhead, HostUnreachable
+from stackctl.fleet.errors import ChannelLost
+from stackctl.fleet.types import Accepted, Hello
+
+FACTS = {"machine_types": {"pc": "pc-i440fx-9.0"}, "virt_type": "qemu"}
+NEW_HOST = {"claim": None, "accepted": None, "disks": {}, "domains": {}, "ports": []}
+
+
+@dataclass
+class Trouble:
+    """What shall go wrong on one host.
+
+    ``lose``: the channel breaks before the spec ("before") or after it was accepted ("after").
+    ``die_at``: the agent ends before its n-th report. ``fail``: an id or kind -> words.
+    ``error``: what opening raises instead. ``times``: how many exchanges it concerns.
+    """
+
+    unreachable: bool = False
+    error: Exception | None = None
+    lose: str = ""
+    die_at: int = 0
+    fail: dict[str, str] = field(default_factory=dict)
+    silent: bool = False
+    times: int = 1000
+
+    def used(self) -> Trouble:
+        """This trouble, once; calm when it is over."""
+        self.times -= 1
+        return self if self.times >= 0 else Trouble(fail=self.fail)
+
+
+class FakeFleet:
+    """All hosts of a test, by the name that their rows have."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.trouble: dict[str, Trouble] = {}
+        self.opened: Counter = Counter()
+        self.modes: list[tuple[str, str]] = []
+        self.specs: list[HostSpec] = []
+        self.before_open = None
+        self.batches = False
+        self._lock = threading.Lock()
+
+    def open_session(self, target, opening, *, image_file=None, progress=None, on_step=None):
+        """Begin an exchange, or raise what the trouble of this host says."""
+        if self.before_open is not None:
+            self.before_open(target.name)
+        with self._lock:
+            self.opened[target.name] += 1
+            self.modes.append((target.name, opening.mode))
+            trouble = self.trouble.get(target.name, Trouble()).used()
+        if trouble.error is not None:
+            raise trouble.error
+        if trouble.unreachable:
+            raise HostUnreachable(f"Host {target.name} does not answer.")
+        if trouble.lose == "before":
+            raise ChannelLost(f"The exchange with host {target.name} broke off.")
+        return FakeSession(self, target, opening, trouble)
+
+    def state(self, name: str) -> dict:
+        """What a host has now."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else json.loads(json.dumps(NEW_HOST))
+
+    def save(self, name: str, state: dict) -> None:
+        """Give a host what it shall have."""
+        fresh = self.folder / f".{name}.{threading.get_ident()}"
+        fresh.write_text(json.dumps(state))
+        fresh.replace(self.folder / f"{name}.json")
+
+    @contextmanager
+    def locked(self, name: str):
+        """The host lock."""
+        with (self.folder / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def domains(self) -> dict[str, str]:
+        """Which server runs where: id -> host name; a server on two hosts fails the test."""
+        found: dict[str, str] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            for id_ in json.loads(path.read_text())["domains"]:
+                assert id_ not in found, f"{id_} is on {found[id_]} and on {path.stem}"
+                found[id_] = path.stem
+        return found
+
+
+class FakeSession:
+    """An exchange with one host."""
+
+    def __init__(self, fleet, target, opening, trouble) -> None:
+        self._fleet, self._name, self._opening = fleet, target.name, opening
+        self._trouble, self._host_id = trouble, target.host_id
+        self._hold = fleet.locked(self._name) if opening.mode != "act" else None
+        if self._hold is not None:
+            self._hold.__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        state = self._fleet.state(self._name)
+        claim = [self._opening.cloud_id, self._host_id]
+        if state["claim"] is None:
+            if not self._opening.claim:
+                raise Conflict(f"Host {self._name} does not take our word.")
+            if self._opening.mode == "converge":
+                state["claim"] = claim
+                self._fleet.save(self._name, state)
+        elif state["claim"] != claim:
+            raise Conflict(f"Host {self._name} belongs to another cloud.")
+        accepted = Accepted(*state["accepted"]) if state["accepted"] else None
+        self.hello = Hello(accepted, "boot-1", dict(FACTS))
+
+    def converge(self, spec, blob, on_reports):
+        """Become what the spec says; reports come one at a time, or in batches of a kind."""
+        wanted = from_plain(HostSpec, json.loads(json.dumps(spec)))
+        assert to_plain(wanted) == spec
+        state = self._fleet.state(self._name)
+        self._check_newer(state, wanted)
+        with self._fleet._lock:
+            self._fleet.specs.append(wanted)
+        if self._opening.mode == "observe":
+            on_reports(list(_Work(state, wanted, self._trouble).run()))
+            return {}
+        state["accepted"] = [wanted.serial, wanted.nonce]
+        self._fleet.save(self._name, state)
+        if self._trouble.lose == "after":
+            raise self._lost()
+        ready: list[Report] = []
+        for number, report in enumerate(_Work(state, wanted, self._trouble).run(), start=1):
+            if number == self._trouble.die_at:
+                raise self._lost()
+            if ready and not (self._fleet.batches and ready[-1].kind == report.kind):
+                self._tell(on_reports, ready)
+            self._fleet.save(self._name, state)
+            ready.append(report)
+        self._tell(on_reports, ready)
+        return {}
+
+    def _tell(self, on_reports, ready) -> None:
+        if ready and not self._trouble.silent:
+            on_reports(list(ready))
+        ready.clear()
+
+    def _check_newer(self, state, spec) -> None:
+        last = state["accepted"]
+        if last and spec.serial <= last[0] and [spec.serial, spec.nonce] != last:
+            raise HostAhead(f"Host {self._name} is ahead of this database.")
+
+    def _lost(self) -> ChannelLost:
+        return ChannelLost(f"The exchange with host {self._name} broke off.", spec_sent=True)
+
+    def act(self, name, arguments, timeout_s=60):
+        """Actions are done at once."""
+        return {"text": ""}
+
+    def close(self) -> None:
+        """Let go of the host."""
+        if self._hold is not None:
+            self._hold.__exit__(None, None, None)
+            self._hold = None
+
+    abort = close
+
+
+class _Work:
+    """The difference between a host and a spec, carried out while it is told."""
+
+    def __init__(self, state, spec, trouble) -> None:
+        self._state, self._spec, self._trouble = state, spec, trouble
+        self._failed: set[str] = set()
+
+    def run(self):
+        """Yield a report of everything that is done, and of domains, disks and images always."""
+        yield from self._removals()
+        yield from self._ports()
+        for image in self._spec.images:
+            yield self._report("image", image.id, "unchanged")
+        for disk in self._spec.disks:
+            yield self._disk(disk)
+        for server in self._spec.servers:
+            yield self._domain(server)
+
+    def _removals(self):
+        wanted = {item.id for item in (*self._spec.servers, *self._spec.disks)}
+        for stone in self._spec.tombstones:
+            if stone.id not in wanted:
+                words = self._trouble.fail.get(stone.id)
+                if words is None:
+                    self._state[f"{stone.kind}s"].pop(stone.id, None)
+                yield self._report(stone.kind, stone.id, "removed")
+
+    def _ports(self):
+        wanted = [port.id for port in self._spec.ports]
+        for id_ in [id_ for id_ in self._state["ports"] if id_ not in wanted]:
+            self._state["ports"].remove(id_)
+            yield self._report("port", id_, "removed")
+        for port in self._spec.ports:
+            if port.id not in self._state["ports"]:
+                report = self._report("port", port.id, "made", port.version)
+                if report.result == "made":
+                    self._state["ports"].append(port.id)
+                yield report
+
+    def _disk(self, disk):
+        server = next(item for item in self._spec.servers if item.id == disk.server_id)
+        if disk.id in self._state["disks"]:
+            return self._report("disk", disk.id, "unchanged", disk.version)
+        if server.held:
+            return self._report("disk", disk.id, "held", disk.version)
+        if not disk.build:
+            return self._fault("disk", disk.id, disk.version, f"disk {disk.id} is missing")
+        if disk.image_id in self._failed:
+            return self._fault("disk", disk.id, disk.version, f"image {disk.image_id} failed")
+        report = self._report("disk", disk.id, "made", disk.version)
+        if report.result == "made":
+            self._state["disks"][disk.id] = {"server": disk.server_id}
+        return report
+
+    def _domain(self, server):
+        there = self._state["domains"].get(server.id)
+        facts = {"power_state": there["power"] if there else "NOSTATE"}
+        if server.held:
+            return self._report("domain", server.id, "held", server.version, facts)
+        if there and there["served"] >= server.power.serial:
+            return self._report("domain", server.id, "unchanged", server.version, facts)
+        needs = self._failed & {*server.disks, *server.ports}
+        if needs:
+            return self._fault("domain", server.id, server.version, f"not tried: {min(needs)}")
+        power = "SHUTDOWN" if server.power.action == "stop" else "RUNNING"
+        result = "changed" if there else "made"
+        report = self._report("domain", server.id, result, server.version, {"power_state": power})
+        if report.result == result:
+            mark = {"power": power, "served": server.power.serial}
+            self._state["domains"][server.id] = mark
+        return report
+
+    def _report(self, kind, id_, result, version=0, facts=None):
+        words = self._trouble.fail.get(id_) or self._trouble.fail.get(kind)
+        if words is not None:
+            return self._fault(kind, id_, version, words)
+        return Report(kind, id_, result, version, facts or {})
+
+    def _fault(self, kind, id_, version, words):
+        self._failed.add(id_)
+        return Report(kind, id_, "failed", version, fault=Fault(words, "engine --do", "detail"))

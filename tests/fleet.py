@@ -1,0 +1,369 @@
+"""A cloud on the lab as tests use it: the real command, what hosts hold, what the database says."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stackctl.identity.context import Watch, admin_context
+from stackctl.lab import machine
+from stackctl.lab.cloud import lab_of
+from stackctl.lab.models import LabHost
+from stackctl.operation import keep
+from stackctl.state import Cloud
+
+ROOT = Path(__file__).parents[1]
+DATA = "/var/lib/stackctl/host"
+COMMAND_LIMIT_S = 150
+STATUSES = ("ACTIVE", "SHUTOFF", "ERROR")
+
+LOOK = r"""
+import json, os, re, subprocess, sys
+data = sys.argv[1]
+def words(*argv):
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    if done.returncode:
+        sys.exit(f"{argv}: {done.stderr}")
+    return done.stdout.split()
+def files(name):
+    folder = os.path.join(data, name)
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+dnsmasq = []
+guests = 0
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        argv = open(f"/proc/{pid}/cmdline").read().split("\0")
+        state = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+    except OSError:
+        continue
+    if state == "Z":
+        continue
+    if argv[0].endswith("dnsmasq"):
+        dnsmasq += sorted(set(re.findall(r"[0-9a-f-]{36}", " ".join(argv))))
+    guests += "qemu-system" in argv[0] and "-name" in argv
+devices = [n for n in os.listdir("/sys/class/net") if n.startswith("tap")]
+namespaces = sorted(n for n in os.listdir("/run/netns")) if os.path.isdir("/run/netns") else []
+print(json.dumps({
+    "taps": sorted(devices),
+    "ports": sorted(words("ovs-vsctl", "--timeout=10", "list-ports", "br-int"))
+        if "br-int" in words("ovs-vsctl", "--timeout=10", "list-br") else [],
+    "domains": sorted(words("virsh", "-q", "list", "--all", "--name")),
+    "guests": guests,
+    "disks": files("disks"),
+    "drives": files("drives"),
+    "servers": files("servers"),
+    "pending": files("pending"),
+    "namespaces": namespaces,
+    "dnsmasq": sorted(dnsmasq),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command said."""
+
+    argv: tuple[str, ...]
+    exit: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its stdout, read as JSON."""
+        return json.loads(self.out)
+
+    def __str__(self) -> str:
+        return f"stackctl {' '.join(self.argv)} -> {self.exit}\n{self.out}{self.err}"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that was started and not yet waited for."""
+
+    argv: tuple[str, ...]
+    process: subprocess.Popen[str]
+
+    def wait(self, timeout: float = COMMAND_LIMIT_S) -> Result:
+        """Its end."""
+        out, err = self.process.communicate(timeout=timeout)
+        return Result(self.argv, self.process.returncode, out, err)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+
+
+class Forks:
+    """Runs commands, one at a time, in a process that has imported everything: see forked.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forked"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def run(self, argv: tuple[str, ...], environment: Mapping[str, str]) -> Result:
+        """Run a command to its end."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._out.write_text("")
+        self._err.write_text("")
+        files = {"out": str(self._out), "err": str(self._err)}
+        request = {"argv": argv, "environment": dict(environment), **files}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], COMMAND_LIMIT_S)
+        assert ready, f"stackctl {' '.join(argv)} does not end"
+        status = int(self._process.stdout.readline())
+        return Result(argv, status, self._out.read_text(), self._err.read_text())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@dataclass
+class Fleet:
+    """A cloud whose hosts are those of a lab."""
+
+    cloud: Cloud
+    forks: Forks
+    tiny = ("--image", "tiny", "--flavor", "tiny", "--nic", "net=faults")
+    """The words that boot the tiny guest."""
+
+    # --- commands ---------------------------------------------------------------------------
+
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """What commands of this cloud find around them."""
+        clouds, name = str(self.cloud.folder.parent), self.cloud.name
+        ours = {"STACKCTL_CLOUDS": clouds, "STACKCTL_CLOUD": name, "PYTHONPATH": str(ROOT)}
+        return {**os.environ, **ours, **more}
+
+    def start(self, *argv: str, **environment: str) -> Running:
+        """Start a command as a process of its own."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stackctl", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment(environment),
+        )
+        return Running(argv, process)
+
+    def run(self, *argv: str, exit: int | None = 0, **environment: str) -> Result:
+        """Run a command to its end; ``exit``: the status it must have (None: any)."""
+        result = self.forks.run(argv, self.environment(environment))
+        assert exit is None or result.exit == exit, str(result)
+        assert "Traceback" not in result.err, str(result)
+        return result
+
+    def boot(self, name: str, *argv: str, exit: int | None = 0, **environment: str) -> Result:
+        """Boot servers of the tiny guest."""
+        return self.run("boot", name, *self.tiny, *argv, "-f", "json", exit=exit, **environment)
+
+    def servers(self) -> dict[str, Mapping[str, Any]]:
+        """What ``list`` shows, by name."""
+        return {row["Instance Name"]: row for row in self.run("list", "-f", "json").json}
+
+    def statuses(self) -> dict[str, str]:
+        """The status of each server, by name."""
+        return {name: row["Status"] for name, row in self.servers().items()}
+
+    def delete_all(self) -> None:
+        """Delete every server."""
+        names = list(self.statuses())
+        if names:
+            self.run("delete", "--yes", *names)
+
+    # --- hosts ------------------------------------------------------------------------------
+
+    def lab_host(self, name: str) -> LabHost:
+        """A host of the lab, as it is now."""
+        return lab_of(self.cloud).host(name)
+
+    def hosts(self) -> list[str]:
+        """The names of all hosts."""
+        return [host.name for host in lab_of(self.cloud).hosts]
+
+    def inside(self, host: str, *argv: str, check: bool = True, text: str = "") -> str:
+        """Run a program on a host, beside SSH and the agent."""
+        pid = machine.init_pid(self.cloud.lab / "hosts" / host)
+        assert pid is not None, f"{host} is not running"
+        enter = ["nsenter", "-t", str(pid), "-m", "-u", "-n", "-i", "-p", "--"]
+        done = subprocess.run(
+            [*enter, *argv],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd="/",
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        assert not check or done.returncode == 0, f"{argv}: {done.stderr or done.stdout}"
+        return done.stdout
+
+    def world(self, host: str) -> dict[str, Any]:
+        """What a host holds of us."""
+        seen: dict[str, Any] = json.loads(
+            self.inside(host, "/usr/bin/python3", "-I", "-c", LOOK, DATA)
+        )
+        return seen
+
+    # --- the database -----------------------------------------------------------------------
+
+    def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
+        """A look into the database, beside our own code."""
+        with closing(sqlite3.connect(f"file:{self.cloud.database}?mode=ro", uri=True)) as db:
+            db.row_factory = sqlite3.Row
+            return [dict(row) for row in db.execute(sql, parameters)]
+
+    def wanted(self, host: str) -> dict[str, Any]:
+        """What a host must hold, told from the rows alone; ``may``: what it need not."""
+        (row,) = self.rows("SELECT * FROM hosts WHERE name = ? AND deleted_at IS NULL", host)
+        ports = self.rows(
+            "SELECT ports.id FROM bindings JOIN ports ON ports.id = port_id "
+            "WHERE host_id = ? AND deleted_at IS NULL",
+            row["id"],
+        )
+        subnets = self.rows(
+            "SELECT subnets.id, addresses.port_id FROM host_networks "
+            "JOIN subnets ON subnets.network_id = host_networks.network_id "
+            "JOIN addresses ON addresses.subnet_id = subnets.id AND addresses.kind = 'dhcp' "
+            "AND addresses.released_serial IS NULL "
+            "WHERE host_id = ? AND host_networks.released_serial IS NULL "
+            "AND subnets.deleted_at IS NULL AND subnets.dhcp = 1",
+            row["id"],
+        )
+        servers = self.rows(
+            "SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL", row["id"]
+        )
+        disks = self.rows("SELECT * FROM disks WHERE host_id = ? AND deleted_at IS NULL", row["id"])
+        broken = {server["id"] for server in servers if server["vm_state"] == "error"}
+        whole = [server["id"] for server in servers if server["id"] not in broken]
+        return {
+            "taps": sorted(f"tap{port['id'][:11]}" for port in ports),
+            "dhcp_taps": sorted(f"tap{subnet['port_id'][:11]}" for subnet in subnets),
+            "domains": sorted(f"sc-{id_}" for id_ in whole),
+            "guests": sum(server["vm_state"] == "active" for server in servers),
+            "disks": sorted(
+                f"{disk['id']}.{disk['format']}" for disk in disks if disk["server_id"] in whole
+            ),
+            "drives": sorted(f"{id_}.iso" for id_ in whole),
+            "servers": sorted(whole),
+            "pending": [],
+            "namespaces": sorted(f"qdhcp-{subnet['id']}" for subnet in subnets),
+            "dnsmasq": sorted(subnet["id"] for subnet in subnets),
+            "broken": sorted(broken),
+            "broken_disks": {disk["id"] for disk in disks if disk["server_id"] in broken},
+        }
+
+    # --- what must hold ---------------------------------------------------------------------
+
+    def check(self, hosts: Iterable[str] | None = None) -> None:
+        """Hosts hold what the rows say and nothing else; the rows contradict nobody."""
+        self.check_rows()
+        for host in self.hosts() if hosts is None else hosts:
+            problems = differences(self.world(host), self.wanted(host))
+            assert problems == [], f"{host}: {problems}"
+
+    def check_rows(self) -> None:
+        """The database is whole, no address or MAC is there twice, every server is settled."""
+        assert self.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+        assert self.rows("PRAGMA foreign_key_check") == []
+        twice = "SELECT {0}, count(*) FROM {1} GROUP BY {0} HAVING count(*) > 1"
+        assert self.rows(twice.format("mac", "ports WHERE deleted_at IS NULL")) == []
+        live = "addresses WHERE released_serial IS NULL"
+        assert self.rows(twice.format("network_id || address", live)) == []
+        loose = self.rows(
+            "SELECT addresses.address FROM addresses JOIN ports ON ports.id = port_id "
+            "WHERE released_serial IS NULL AND deleted_at IS NOT NULL"
+        )
+        assert loose == []
+        unsettled = self.rows(
+            "SELECT name, vm_state, task_state, fault_json FROM servers WHERE deleted_at IS NULL "
+            "AND (task_state IS NOT NULL OR vm_state NOT IN ('active', 'stopped', 'error') "
+            "OR (vm_state = 'error' AND ifnull(json_extract(fault_json, '$.message'), '') = ''))"
+        )
+        assert unsettled == []
+
+    def check_at_rest(self) -> None:
+        """Hosts and rows agree, and neither a look nor another convergence finds work."""
+        self.check()
+        context = admin_context(self.cloud)
+        assert keep.drift(context, ()) == ([], [])
+        changed: list[str] = []
+
+        def listen(step: str, host: str, resource: str, _: float) -> None:
+            if step.endswith((" made", " changed", " removed", " failed", " busy", " orphan")):
+                changed.append(f"{host} {step} {resource}")
+
+        context = replace(context, watch=Watch(trace=listen))
+        keep.converge_hosts(context, (), everything=True).check()
+        assert changed == []
+        self.check()
+        assert self.rows("SELECT summary FROM operations WHERE outcome = 'running'") == []
+
+
+def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """How a host differs from its rows. A broken server may have all, some or none of its parts."""
+    broken = wanted["broken"]
+    optional = {
+        "domains": {f"sc-{id_}" for id_ in broken},
+        "drives": {f"{id_}.iso" for id_ in broken},
+        "servers": set(broken),
+        "disks": {name for name in seen["disks"] if _disk_id(name) in wanted["broken_disks"]},
+    }
+    problems = []
+    for kind in ("domains", "drives", "servers", "disks", "pending", "namespaces", "dnsmasq"):
+        found = set(seen[kind]) - optional.get(kind, set())
+        if found != set(wanted[kind]):
+            problems.append(_difference(kind, found, wanted[kind]))
+    guest_taps = set(seen["taps"]) - set(wanted["dhcp_taps"])
+    if guest_taps != set(wanted["taps"]):
+        problems.append(_difference("taps", guest_taps, wanted["taps"]))
+    ports = {name for name in seen["ports"] if name.startswith("tap")}
+    wanted_ports = {*wanted["taps"], *wanted["dhcp_taps"]}
+    if ports != wanted_ports:
+        problems.append(_difference("switch ports", ports, wanted_ports))
+    if not wanted["guests"] <= seen["guests"] <= wanted["guests"] + len(broken):
+        problems.append(f"{seen['guests']} guests run, should be {wanted['guests']}")
+    if len(seen["dnsmasq"]) != len(set(seen["dnsmasq"])):
+        problems.append(f"two dnsmasq for one subnet: {seen['dnsmasq']}")
+    return problems
+
+
+def _difference(kind: str, found: Iterable[str], wanted: Iterable[str]) -> str:
+    extra, missing = set(found) - set(wanted), set(wanted) - set(found)
+    return f"{kind}: too much {sorted(extra)}, missing {sorted(missing)}"
+
+
+def _disk_id(name: str) -> str:
+    return name.lstrip(".").partition(".")[0]
+
+
+def paragraph(result: Result) -> tuple[str, str]:
+    """The one paragraph of an error and the command to type next."""
+    lines: Sequence[str] = result.err.strip().splitlines()
+    lines = [line for line in lines if not line.startswith("Warning:")]
+    assert lines and lines[0].startswith("Error: "), str(result)
+    assert all(line.strip() for line in lines), str(result)
+    hints = [line for line in lines if line.startswith("Try: ")]
+    body = [line for line in lines if not line.startswith("Try: ")]
+    assert len(hints) <= 1 and len(body) == 1, str(result)
+    return body[0], hints[0].removeprefix("Try: ") if hints else ""

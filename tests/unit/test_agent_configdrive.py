@@ -1,0 +1,222 @@
+"""What a guest is told on its config drive."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent.resources.configdrive import LABEL, compile_tree
+from agent.spec import (
+    Dhcp,
+    FileContent,
+    FixedAddress,
+    Guest,
+    HostRoute,
+    HostSettings,
+    HostSpec,
+    Network,
+    Port,
+    Power,
+    PublicKey,
+    Server,
+    Subnet,
+)
+from agent.system import iso
+
+SERVER_ID = "11111111-1111-4111-8111-111111111111"
+CONTENTS = {"u" * 64: b"#cloud-config\n", "f" * 64: b"10.0.0.2 head\n"}
+
+SPEC = HostSpec(
+    1,
+    "cloud",
+    "host",
+    1,
+    "n",
+    HostSettings(),
+    networks=(
+        Network(
+            "net-dhcp",
+            1,
+            "vxlan",
+            None,
+            7,
+            1,
+            1450,
+            True,
+            "cluster.local",
+            subnets=(
+                Subnet(
+                    "sub-dhcp",
+                    1,
+                    1,
+                    "192.168.1.0/24",
+                    "192.168.1.1",
+                    Dhcp("port-dhcp", "192.168.1.3", "fa:16:3e:00:00:03"),
+                ),
+            ),
+        ),
+        Network(
+            "net-static",
+            1,
+            "flat",
+            "physnet1",
+            None,
+            2,
+            1500,
+            True,
+            "local",
+            subnets=(
+                Subnet(
+                    "sub-static",
+                    1,
+                    2,
+                    "10.1.0.0/24",
+                    "10.1.0.1",
+                    None,
+                    ("10.1.0.53",),
+                    (HostRoute("172.16.0.0/12", "10.1.0.9"),),
+                ),
+            ),
+        ),
+    ),
+    ports=(
+        Port(
+            "aaaaaaaa-1111-4111-8111-111111111111",
+            1,
+            "net-dhcp",
+            SERVER_ID,
+            "fa:16:3e:00:00:0a",
+            (FixedAddress("sub-dhcp", "192.168.1.4"), FixedAddress("sub-dhcp", "192.168.1.5")),
+            "head",
+            gives_default_route=False,
+        ),
+        Port(
+            "bbbbbbbb-1111-4111-8111-111111111111",
+            1,
+            "net-static",
+            SERVER_ID,
+            "fa:16:3e:00:00:0b",
+            (FixedAddress("sub-static", "10.1.0.5"),),
+            "head",
+            gives_name_server=True,
+        ),
+    ),
+)
+SERVER = Server(
+    SERVER_ID,
+    1,
+    1,
+    512,
+    Power(1, "start"),
+    Guest(
+        hostname="head",
+        name="Kopf \N{SNOWMAN}",
+        project_id="project",
+        launch_index=2,
+        availability_zone="nova",
+        public_keys=(PublicKey("mine", "ssh-ed25519 AAAA me"),),
+        metadata=(("role", "head"),),
+        user_data_sha256="u" * 64,
+        files=(FileContent("/etc/hosts.extra", "f" * 64, "0644"),),
+    ),
+    ports=(
+        "bbbbbbbb-1111-4111-8111-111111111111",
+        "aaaaaaaa-1111-4111-8111-111111111111",
+    ),
+)
+
+
+@pytest.fixture
+def tree():
+    return compile_tree(SPEC, SERVER, CONTENTS.__getitem__)
+
+
+def read(tree, path):
+    return json.loads(tree[path])
+
+
+def test_both_trees_are_there(tree):
+    assert sorted(tree) == [
+        "ec2/latest/meta-data.json",
+        "ec2/latest/user-data",
+        "openstack/content/0000",
+        "openstack/latest/meta_data.json",
+        "openstack/latest/network_data.json",
+        "openstack/latest/user_data",
+        "openstack/latest/vendor_data.json",
+    ]
+    assert tree["openstack/latest/user_data"] == tree["ec2/latest/user-data"] == b"#cloud-config\n"
+
+
+def test_meta_data_has_the_names_that_cloud_init_reads(tree):
+    meta = read(tree, "openstack/latest/meta_data.json")
+    assert meta["uuid"] == SERVER_ID
+    assert meta["name"] == "Kopf \N{SNOWMAN}"
+    assert meta["hostname"] == "head"
+    assert meta["launch_index"] == 2
+    assert meta["public_keys"] == {"mine": "ssh-ed25519 AAAA me"}
+    assert meta["keys"] == [{"type": "ssh", "name": "mine", "data": "ssh-ed25519 AAAA me"}]
+    assert meta["meta"] == {"role": "head"}
+    assert meta["files"] == [
+        {"path": "/etc/hosts.extra", "content_path": "/content/0000", "mode": "0644"}
+    ]
+    assert tree["openstack/content/0000"] == b"10.0.0.2 head\n"
+
+
+def test_nics_are_told_in_the_order_of_the_server(tree):
+    data = read(tree, "openstack/latest/network_data.json")
+    assert data["links"] == [
+        {
+            "id": "tapbbbbbbbb-11",
+            "vif_id": "bbbbbbbb-1111-4111-8111-111111111111",
+            "type": "ovs",
+            "mtu": 1500,
+            "ethernet_mac_address": "fa:16:3e:00:00:0b",
+        },
+        {
+            "id": "tapaaaaaaaa-11",
+            "vif_id": "aaaaaaaa-1111-4111-8111-111111111111",
+            "type": "ovs",
+            "mtu": 1450,
+            "ethernet_mac_address": "fa:16:3e:00:00:0a",
+        },
+    ]
+    assert data["networks"] == [
+        {
+            "id": "network0",
+            "type": "ipv4",
+            "link": "tapbbbbbbbb-11",
+            "network_id": "net-static",
+            "ip_address": "10.1.0.5",
+            "netmask": "255.255.255.0",
+            "routes": [
+                {"network": "172.16.0.0", "netmask": "255.240.0.0", "gateway": "10.1.0.9"},
+                {"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "10.1.0.1"},
+            ],
+            "services": [{"type": "dns", "address": "10.1.0.53"}],
+        },
+        {
+            "id": "network1",
+            "type": "ipv4_dhcp",
+            "link": "tapaaaaaaaa-11",
+            "network_id": "net-dhcp",
+        },
+    ]
+
+
+def test_the_ec2_tree(tree):
+    meta = read(tree, "ec2/latest/meta-data.json")
+    assert meta["local-ipv4"] == "10.1.0.5"
+    assert meta["public-keys"] == {"0": {"_name": "0=mine", "openssh-key": "ssh-ed25519 AAAA me"}}
+
+
+def test_equal_trees_make_equal_images(tmp_path, tree):
+    first, second = tmp_path / "1.iso", tmp_path / "2.iso"
+    iso.build(first, LABEL, tree)
+    iso.build(second, LABEL, dict(reversed(tree.items())))
+    content = first.read_bytes()
+    assert content == second.read_bytes()
+    assert content[0x8028:0x8048].decode().strip() == "config-2"
+    assert first.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.iso", "2.iso"]

@@ -1,0 +1,270 @@
+"""Networks, subnets, ports, images, flavors and key pairs as typed."""
+
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from stackctl.cli import main
+from stackctl.identity.bootstrap import create_cloud, make_keypair
+from stackctl.state import find_cloud, read
+
+
+@pytest.fixture
+def cloud(clouds):
+    made = find_cloud("default")
+    create_cloud(made)
+    return made
+
+
+def invoke(*words, typed=None):
+    return CliRunner().invoke(main.cli, list(words), input=typed)
+
+
+def good(*words, typed=None):
+    result = invoke(*words, typed=typed)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def shown(*words, typed=None):
+    return json.loads(good(*words, "-f", "json", typed=typed).stdout)
+
+
+def refused(status, *words, typed=None):
+    result = invoke(*words, typed=typed)
+    assert result.exit_code == status, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def names(listing):
+    return good(listing, "-f", "value", "-c", "Name").stdout.split()
+
+
+def test_the_slides_networks(cloud):
+    local = shown("net-create", "worf_local", "--subnet", "192.168.1.0/24")
+    assert (local["Type"], local["MTU"], local["Subnets"]) == ("vxlan", 1450, ["192.168.1.0/24"])
+    vlan = ["--provider:network_type", "vlan", "--provider:physical_network", "physnet1"]
+    made = invoke(
+        "net-create", "Enterprise", *vlan, "--provider:segmentation_id", "101", "--shared"
+    )
+    assert made.exit_code == 0
+    assert "No host has the physical network physnet1 yet" in made.stderr
+    assert names("net-list") == ["worf_local", "Enterprise"]
+    enterprise = shown("net-show", "Enterprise")
+    assert (enterprise["Segmentation ID"], enterprise["Shared"]) == (101, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["net-create", "n", "--type", "gre"],
+        ["net-create", "n", "--provider-network-type", "gre"],
+        ["network", "create", "n", "--provider-network-type", "gre"],
+    ],
+)
+def test_spellings_of_a_type(cloud, words):
+    assert shown(*words)["Type"] == "gre"
+
+
+def test_older_spellings_are_not_in_the_help():
+    text = good("net-create", "--help").stdout
+    assert "--provider-network-type" in text
+    assert "--provider:network_type" not in text
+    assert "--pub_key" not in good("keypair-add", "--help").stdout
+
+
+def test_all_formats(cloud):
+    good("net-create", "n", "--subnet", "10.0.0.0/24")
+    assert yaml.safe_load(good("net-list", "-f", "yaml").stdout)[0]["Subnets"] == ["10.0.0.0/24"]
+    assert good("net-list", "-f", "csv", "-c", "Name").stdout == "Name\nn\n"
+    assert "| n " in good("net-list").stdout
+
+
+def test_subnets_in_both_orders_of_words(cloud):
+    good("net-create", "n")
+    one = shown("subnet-create", "n", "10.1.0.0/24", "--name", "one", "--disable-dhcp")
+    two = shown("subnet", "create", "--network", "n", "--subnet-range", "10.2.0.0/24", "two")
+    assert (one["Name"], one["DHCP"], two["Name"], two["DHCP"]) == ("one", False, "two", True)
+    pool = ["--allocation-pool", "start=10.3.0.5,end=10.3.0.9", "--no-gateway"]
+    route = ["--host-route", "destination=10.0.0.0/8,nexthop=10.3.0.1"]
+    three = shown("subnet-create", "n", "10.3.0.0/24", *pool, *route, "--dns-nameserver", "9.9.9.9")
+    assert three["Allocation Pools"] == ["10.3.0.5-10.3.0.9"]
+    assert three["Host Routes"] == ["10.0.0.0/8 via 10.3.0.1"]
+    assert (three["Gateway"], three["DNS Nameservers"]) == (None, ["9.9.9.9"])
+    good("net-create", "m", "--subnet", "10.1.0.0/24")
+    assert len(shown("subnet-list")) == 4
+    assert names("subnet-list") == ["one", "two"]
+    assert len(shown("subnet-list", "--network", "m")) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["subnet-create", "n"],
+        ["subnet-create", "n", "10.0.0.0/24", "more"],
+        ["subnet-create", "n", "10.0.0.0/24", "--allocation-pool", "start=10.0.0.1"],
+        ["subnet-create", "n", "10.0.0.0/24", "--host-route", "destination=10.0.0.0/8"],
+        ["port-create"],
+        ["port-create", "n", "m"],
+        ["port-create", "n", "--fixed-ip", "address=10.0.0.1"],
+        ["net-create", "n", "--gateway", "10.0.0.1"],
+        ["net-create", "n", "--type", "vlan"],
+        ["net-create", "n", "--subnet", "10.0.0.1/24"],
+        ["net-set", "n"],
+        ["subnet-set", "s"],
+        ["port-set", "p"],
+        ["image-set", "i"],
+        ["flavor-create", "f"],
+        ["flavor-create", "f", "--ram", "x"],
+        ["flavor-create", "f", "auto", "512", "1", "two"],
+        ["image-create", "i"],
+        ["image-create", "--file", "-"],
+        ["image-create", "i", "--name", "j", "--file", "-"],
+        ["image-create", "i", "--file", "-", "--url", "http://127.0.0.1/"],
+        ["image-create", "i", "--file", "-", "--host-fetch"],
+        ["image-create", "i", "--file", "/nowhere"],
+        ["keypair-add", "k", "--public-key", "/nowhere"],
+        ["keypair-add", "k", "--public-key", "-", "--private-key", "x"],
+        ["keypair-add", "k", "--private-key", "/nowhere/x"],
+    ],
+)
+def test_words_that_make_no_sense(cloud, words):
+    good("net-create", "n")
+    refused(2, *words)
+
+
+@pytest.mark.parametrize("noun", ["net", "subnet", "port", "image", "flavor", "keypair"])
+def test_unknown_names(cloud, noun):
+    assert f"Try: stackctl {noun}-list" in refused(3, f"{noun}-show", "nope")
+    refused(3, f"{noun}-delete", "nope")
+
+
+def test_change(cloud):
+    good("net-create", "n", "--subnet", "10.0.0.0/24")
+    changed = shown("net-set", "n", "--name", "m", "--share", "--disable")
+    assert (changed["Name"], changed["Shared"], changed["Admin State"]) == ("m", True, "DOWN")
+    subnet = changed["Subnet IDs"][0]
+    words = ["--dns-nameserver", "9.9.9.9", "--gateway", "10.0.0.254", "--name", "s"]
+    pool = ["--allocation-pool", "start=10.0.0.9,end=10.0.0.99"]
+    changed = shown("subnet-set", subnet, *words, *pool)
+    assert (changed["Gateway"], changed["Allocation Pools"]) == (
+        "10.0.0.254",
+        ["10.0.0.9-10.0.0.99"],
+    )
+    assert shown("subnet-set", "s", "--no-dns-nameservers")["DNS Nameservers"] == []
+    port = shown("port-create", "m", "--name", "p", "--fixed-ip", "subnet=s")
+    assert port["Fixed IP Addresses"] == ["10.0.0.9"]
+    moved = shown("port-update", "p", "--fixed-ip", "ip_address=10.0.0.50", "--name", "q")
+    assert (moved["Fixed IP Addresses"], moved["Name"]) == (["10.0.0.50"], "q")
+    assert shown("port-set", "q", "--no-fixed-ip")["Fixed IP Addresses"] == []
+    assert names("port-list") == ["q"]
+
+
+def test_several_at_once(cloud):
+    for name in "abc":
+        good("net-create", name)
+    good("port-create", "b", "--name", "busy")
+    result = invoke("net-delete", "a", "b", "nope", "c")
+    assert result.exit_code == 40
+    assert "Deleted network a." in result.stderr and "Deleted network c." in result.stderr
+    assert "still in use on the network: busy" in result.stderr
+    assert "There is no network 'nope'." in result.stderr
+    assert names("net-list") == ["b"]
+    refused(4, "net-delete", "b", "nope")
+    refused(3, "net-delete", "nope", "b")
+
+
+def test_several_with_one_request_id(cloud):
+    for name in "ab":
+        good("net-create", name)
+    for _ in range(2):
+        good("net-delete", "a", "b", "--request-id", "r")
+    assert names("net-list") == []
+
+
+def test_a_rehearsal(cloud):
+    result = good("net-create", "n", "--subnet", "10.0.0.0/24", "--dry-run")
+    assert "Dry run: no host would do anything." in result.stdout
+    assert names("net-list") == []
+    good("net-create", "n")
+    result = good("net-delete", "n", "--dry-run")
+    assert "Deleted" not in result.output
+    assert names("net-list") == ["n"]
+
+
+def test_flavors(cloud):
+    made = shown("flavor-create", "f", "--ram", "2G", "--disk", "20", "--vcpus", "2")
+    assert (made["RAM MB"], made["Disk GB"], made["VCPUs"]) == (2048, 20, 2)
+    nova = shown("flavor-create", "g", "auto", "512", "1", "2")
+    assert (nova["RAM MB"], nova["Disk GB"], nova["VCPUs"]) == (512, 1, 2)
+    refused(4, "flavor-create", "f", "--ram", "1")
+    good("flavor", "delete", "f", "g")
+    assert names("flavor-list")[0] == "m1.tiny"
+
+
+def test_a_new_key_pair_is_printed_once(cloud):
+    result = good("keypair-add", "k")
+    assert result.stdout.startswith("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    assert result.stdout.endswith("-----END OPENSSH PRIVATE KEY-----\n")
+    assert "SHA256:" in result.stderr
+    columns = ["-c", "Name", "-c", "Private Key"]
+    assert "PRIVATE" in shown("keypair", "create", "j", *columns)["Private Key"]
+    assert "Private Key" not in shown("keypair-show", "j")
+    assert names("keypair-list") == ["j", "k"]
+
+
+def test_a_new_key_pair_in_a_file(cloud, tmp_path):
+    path = tmp_path / "k.pem"
+    result = good("keypair-add", "k", "--private-key", str(path))
+    assert "PRIVATE" not in result.output
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text().startswith("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    assert "never overwritten" in refused(4, "keypair-add", "j", "--private-key", str(path))
+    other = tmp_path / "other.pem"
+    refused(4, "keypair-add", "k", "--private-key", str(other))
+    assert not other.exists()
+    good("keypair-add", "j", "--private-key", str(other), "--dry-run")
+    assert not other.exists()
+
+
+def test_an_imported_key(cloud, tmp_path):
+    private, public = make_keypair("me")
+    (tmp_path / "k.pub").write_text(public)
+    assert shown("keypair-add", "k", "--pub-key", str(tmp_path / "k.pub"))["Public Key"] == public
+    assert shown("keypair-add", "j", "--public-key", "-", typed=public)["Name"] == "j"
+    error = refused(2, "keypair-add", "x", "--public-key", "-", typed=private)
+    assert "That is a private key" in error
+    refused(4, "keypair-add", "k", "--public-key", "-", typed=public)
+
+
+def test_images(cloud, tmp_path):
+    (tmp_path / "disk.raw").write_bytes(b"content" * 100)
+    kernel = shown("image-create", "k", "--disk-format", "aki", "--file", "-", typed="kernel")
+    words = ["--file", str(tmp_path / "disk.raw"), "--property", "os=x", "--min-disk", "2G"]
+    old = ["--name", "d", "--container-format", "bare", "--is-public", "true"]
+    made = shown("image-create", *old, *words, "--kernel-id", "k", "--protected")
+    assert (made["Name"], made["Visibility"], made["Min Disk GB"]) == ("d", "public", 2)
+    assert made["Kernel"] == kernel["ID"]
+    assert made["Properties"] == {"os": "x", "protected": "true"}
+    assert names("image-list") == ["k", "d"]
+    refused(4, "image-delete", "d")
+    changed = shown("image-set", "d", "--unprotected", "--property", "os=", "--private")
+    assert (changed["Properties"], changed["Visibility"]) == ({}, "private")
+    good("image-delete", "d", "k")
+    with read(cloud) as reader:
+        assert reader.value("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 0
+    assert list(cloud.images.iterdir()) == []
+
+
+def test_bad_images(cloud):
+    refused(4, "image-create", "i", "--file", "-", "--sha256", "0" * 64, typed="x")
+    refused(31, "image-create", "i", "--file", "-", "--disk-format", "qcow2", typed="x")
+    refused(31, "image-create", "i", "--file", "-", typed="")
+    refused(3, "image-create", "i", "--file", "-", "--kernel", "nope", typed="x")
+    refused(30, "image-create", "i", "--url", "http://127.0.0.1:9/x")
+    assert names("image-list") == []

@@ -1,0 +1,334 @@
+"""Exchanges with agents that do their work, that refuse, that vanish, and that are hostile."""
+
+import hashlib
+import os
+import struct
+import threading
+
+import pytest
+
+from agent import wire
+from agent.spec import Image
+from stackctl.errors import (
+    AgentFailed,
+    Conflict,
+    HostAhead,
+    HostUnreachable,
+    ResourceFailed,
+    StackctlError,
+    StateLocked,
+)
+from stackctl.fleet import ChannelLost
+from stackctl.fleet.types import Accepted
+
+from .fake_agent import HELLO, Exchange
+
+REPORT = {"kind": "domain", "id": "d1", "result": "made", "version": 3}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_hello_tells_what_the_host_has_accepted():
+    def play(agent):
+        opened = agent.hear().message
+        assert opened["cloud_id"] == "c1"
+        assert opened["host_id"] == "h1"
+        assert opened["mode"] == "converge"
+        assert opened["protocol"] == wire.PROTOCOL
+        agent.say({"type": "ping"}, HELLO)
+        assert agent.hear().message == {"type": "bye"}
+
+    with Exchange(play) as session:
+        assert session.hello.accepted == Accepted(7, "n7")
+        assert session.hello.boot_id == "boot"
+        assert session.hello.facts == {"vcpus": 4, "agent": "f" * 64}
+
+
+def test_images_that_the_host_lacks_are_sent_in_pieces(tmp_path):
+    content = os.urandom(wire.BLOB_CHUNK_BYTES * 2 + 17)
+    (tmp_path / "image").write_bytes(content)
+    image = Image("i1", sha256(content), len(content), "qcow2")
+    missing = Image("i2", "0" * 64, 5, "raw")
+    got, progress = [], []
+
+    def play(agent):
+        agent.hear()
+        agent.say({"type": "want", "hashes": [image.sha256]})
+        got.append(agent.blob())
+        agent.say({"type": "want", "hashes": [missing.sha256]})
+        got.append(agent.blob())
+        agent.say(HELLO)
+        agent.hear()
+
+    files = {image.sha256: tmp_path / "image", missing.sha256: tmp_path / "gone"}
+    how = {"progress": lambda *step: progress.append(step)}
+    with Exchange(play, images=(image, missing), image_file=files.__getitem__, session=how):
+        pass
+    assert got[0] == ({"type": "blob", "sha256": image.sha256, "size_bytes": len(content)}, content)
+    # An image that cannot be read concerns those who need it; the exchange goes on.
+    assert "No such file" in got[1][0]["error"]
+    assert [done for _, done, _ in progress][-1] == len(content)
+
+
+def test_converge_answers_what_the_agent_wants_and_hands_reports_on():
+    secret = b"#cloud-config"
+    spec = {"servers": [{"guest": {"user_data_sha256": sha256(secret)}}]}
+    steps, reports = [], []
+
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        assert agent.hear().message == {"type": "spec", "spec": spec}
+        agent.say({"type": "want", "hashes": [sha256(secret)]})
+        assert agent.blob()[1] == secret
+        agent.say({"type": "step", "kind": "domain", "id": "d1", "result": "made", "why": "new"})
+        agent.say({"type": "reports", "reports": [REPORT]}, {"type": "ping"})
+        agent.say({"type": "reports", "reports": []}, {"type": "done", "points": 4})
+        agent.hear()
+
+    with Exchange(play, session={"on_step": steps.append}) as session:
+        done = session.converge(spec, {sha256(secret): secret}.__getitem__, reports.extend)
+    assert done["points"] == 4
+    assert [report.id for report in reports] == ["d1"]
+    assert steps[0]["why"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "status"),
+    [
+        ("busy", StateLocked, 10),
+        ("claim", Conflict, 4),
+        ("stale", HostAhead, 11),
+        ("protocol", AgentFailed, 30),
+        ("format", AgentFailed, 30),
+        ("environment", AgentFailed, 30),
+        ("bug", AgentFailed, 30),
+        (None, AgentFailed, 30),
+        (["busy"], AgentFailed, 30),
+    ],
+)
+def test_what_an_agent_refuses_is_told_by_its_own_error(code, kind, status):
+    def play(agent):
+        agent.hear()
+        agent.say({"type": "error", "code": code, "message": "pid 7 \x1b[31mholds it"})
+
+    with pytest.raises(kind) as caught, Exchange(play):
+        pass
+    assert caught.value.exit_status == status
+    assert "node1" in caught.value.message
+    assert "pid 7 [31mholds it" in caught.value.message
+
+
+HOSTILE = {
+    "a huge length": struct.pack(">cI", b"J", 0xFFFFFFFF),
+    "too long for a reply": struct.pack(">cI", b"J", wire.MAX_REPLY_BYTES + 1),
+    "bytes that are too long": struct.pack(">cI", b"B", wire.BLOB_CHUNK_BYTES + 1),
+    "another kind": struct.pack(">cI", b"X", 3) + b"abc",
+    "a banner": b"Welcome to node1!\nLast login: never\n",
+    "not JSON": struct.pack(">cI", b"J", 4) + b"{{{{",
+    "no object": struct.pack(">cI", b"J", 2) + b"[]",
+    "no type": struct.pack(">cI", b"J", 2) + b"{}",
+    "deep JSON": struct.pack(">cI", b"J", 100_000) + b"[" * 100_000,
+    "a huge number": struct.pack(">cI", b"J", 10_000) + b"1" * 10_000,
+    "bytes where a message belongs": wire.encode_bytes(b"abc"),
+    "a message that is none": wire.encode_message({"type": "\x1b[2Jshutdown"}),
+    "a report before the spec": wire.encode_message({"type": "reports", "reports": []}),
+    "a content that is not its own": wire.encode_message({"type": "want", "hashes": ["a" * 64]}),
+    "a hello without sense": wire.encode_message({**HELLO, "accepted": {"serial": "many"}}),
+    "another protocol": wire.encode_message({**HELLO, "protocol": 99}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_makes_no_sense_ends_the_exchange(what):
+    def play(agent):
+        agent.hear()
+        agent.raw(HOSTILE[what])
+
+    with pytest.raises(AgentFailed) as caught, Exchange(play):
+        pass
+    assert "\x1b" not in caught.value.message
+
+
+def test_silence_is_a_loss():
+    def play(agent):
+        agent.hear()
+        agent.hear()
+
+    with pytest.raises(ChannelLost, match="not a word") as caught, Exchange(play, timeout_s=0.3):
+        pass
+    assert not caught.value.spec_sent
+    assert caught.value.exit_status == 20
+
+
+def test_an_agent_that_dies_is_told_with_its_last_words():
+    def play(agent):
+        agent.hear()
+
+    words = "Traceback ...\nModuleNotFoundError: No module named 'libvirt'"
+    with (
+        pytest.raises(ChannelLost, match="No module named 'libvirt'"),
+        Exchange(play, last_words=words),
+    ):
+        pass
+
+
+def conversation() -> list[bytes]:
+    return [
+        wire.encode_message(HELLO),
+        wire.encode_message({"type": "reports", "reports": [REPORT]}),
+        wire.encode_message({"type": "done"}),
+    ]
+
+
+@pytest.mark.parametrize("cut", range(0, sum(map(len, conversation())), 7))
+def test_a_channel_that_breaks_at_any_byte_is_a_loss(cut):
+    """Before the spec was sent nothing was done; afterwards nobody knows."""
+    hello, *rest = conversation()
+    reports = []
+
+    def play(agent):
+        agent.hear()
+        agent.raw(hello[:cut])
+        if cut >= len(hello):
+            agent.hear()
+            agent.raw(b"".join(rest)[: cut - len(hello)])
+
+    with pytest.raises(HostUnreachable) as caught, Exchange(play) as session:
+        session.converge({}, lambda _: b"", reports.extend)
+    assert isinstance(caught.value, ChannelLost)
+    assert caught.value.spec_sent == (cut >= len(hello))
+    assert len(reports) == (cut >= len(hello) + len(rest[0]))
+
+
+def test_a_host_that_reads_nothing_is_a_loss(monkeypatch):
+    release = threading.Event()
+
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        release.wait(10)
+
+    with Exchange(play, timeout_s=0.3) as session:
+        with pytest.raises(ChannelLost) as caught:
+            session.converge({"x": "y" * 8_000_000}, lambda _: b"", lambda _: None)
+        release.set()
+    assert caught.value.spec_sent
+
+
+def test_actions_give_values_or_the_hosts_words():
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        first = agent.hear().message
+        assert (first["name"], first["args"]) == ("console-log", {"server_id": "s"})
+        agent.say({"type": "result", "id": "another", "ok": True, "value": "late"})
+        agent.say({"type": "result", "id": first["id"], "ok": True, "value": {"text": "a\x1b[0mb"}})
+        second = agent.hear().message
+        assert second["id"] == "op-1"
+        fault = {"message": "no such domain"}
+        agent.say({"type": "result", "id": second["id"], "ok": False, "fault": fault})
+        agent.hear()
+
+    with Exchange(play, mode="act") as session:
+        assert session.act("console-log", {"server_id": "s"}) == {"text": "a[0mb"}
+        with pytest.raises(ResourceFailed, match="no such domain"):
+            session.act("console-log", {"server_id": "t", "action_id": "op-1"})
+
+
+def test_several_actions_of_one_session_wait_side_by_side():
+    count = 8
+
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        asked = [agent.hear().message for _ in range(count)]
+        for message in reversed(asked):
+            agent.say({"type": "ping"})
+            value = message["args"]["n"]
+            agent.say({"type": "result", "id": message["id"], "ok": True, "value": value})
+        agent.hear()
+
+    results = {}
+    with Exchange(play, mode="act") as session:
+
+        def ask(n):
+            results[n] = session.act("wait-guest", {"n": n})
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert results == {n: n for n in range(count)}
+
+
+def test_an_action_that_does_not_end_is_given_up():
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        agent.hear()
+        for _ in range(20):
+            agent.say({"type": "ping"})
+            if threading.Event().wait(0.05):
+                break
+        agent.hear()
+
+    with Exchange(play, mode="act") as session, pytest.raises(AgentFailed, match=r"0\.2 s"):
+        session.act("wait-guest", {}, timeout_s=0.2)
+
+
+def test_a_relay_carries_bytes_both_ways_until_the_far_side_ends():
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        asked = agent.hear().message
+        assert asked["args"] == {"subnet_id": "n1", "address": "10.0.0.4", "port": 22}
+        agent.say({"type": "result", "id": asked["id"], "ok": True, "value": {}})
+        assert agent.hear().data == b"hello guest"
+        agent.say_bytes(b"SSH-2.0-dropbear")
+        agent.say_bytes(b"")
+        agent.hear()
+
+    ours, theirs = os.pipe(), os.pipe()
+    try:
+        os.write(ours[1], b"hello guest")
+        with Exchange(play, mode="act") as session:
+            session.relay("n1", "10.0.0.4", 22, ours[0], theirs[1])
+        assert os.read(theirs[0], 100) == b"SSH-2.0-dropbear"
+    finally:
+        for descriptor in (*ours, *theirs):
+            os.close(descriptor)
+
+
+def test_pings_are_said_while_there_is_nothing_else_to_say(monkeypatch):
+    monkeypatch.setattr(wire, "PING_INTERVAL_S", 0.1)
+    heard = []
+
+    def play(agent):
+        agent.hear()
+        heard.append(agent.hear_any().message)
+        agent.say(HELLO)
+        agent.hear()
+
+    with Exchange(play):
+        pass
+    assert heard == [{"type": "ping"}]
+
+
+def test_nothing_of_a_session_hangs_when_it_is_aborted_elsewhere():
+    begun = threading.Event()
+
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        agent.hear()
+        begun.set()
+        agent.hear()
+
+    with Exchange(play) as session:
+        threading.Thread(target=lambda: begun.wait(5) and session.abort(), daemon=True).start()
+        with pytest.raises(StackctlError):
+            session.converge({}, lambda _: b"", lambda _: None)
