@@ -65,7 +65,8 @@ class World:
         """A host that has said what it has but was never converged; returns its id."""
         number = self.value("SELECT count(*) + 1 FROM hosts")
         row = {"id": new_id(), "name": name, "transport": "ssh", "address": name, "ssh_port": 22}
-        row |= {"ssh_user": "root", "host_key": "k", "tunnel_address": f"10.9.0.{number}"}
+        row |= {"ssh_user": "root", "host_key": "ssh-ed25519 AAAA"}
+        row |= {"tunnel_address": f"10.9.0.{number}"}
         row |= {"vcpus": 16, "ram_mb": 65536, "disk_gb": 500, "created_at": now()}
         row |= {"facts_json": json.dumps({"machine_types": {"pc": "pc-i440fx-9.0"}})}
         with write(self.cloud) as writer:
@@ -79,7 +80,7 @@ class World:
         sha256 = hashlib.sha256(name.encode()).hexdigest()
         row = {"id": new_id(), "project_id": self.context.project_id, "name": name}
         row |= {"status": "active", "disk_format": "qcow2", "size_bytes": 100, "sha256": sha256}
-        row |= {"virtual_size_bytes": 1 << 29, "created_at": now()}
+        row |= {"virtual_size_bytes": 1 << 29, "visibility": "public", "created_at": now()}
         with write(self.cloud) as writer:
             return writer.insert("images", {**row, **columns})["id"]
 

@@ -175,9 +175,13 @@ class Topology:
         self.networks = {network.id: network for network in spec.networks}
         self.problems = {n.id: network_problem(spec, n) for n in spec.networks}
         self.servers = tuple(dhcp_servers(spec))
+        self._port_problems = {port.id: self._port_problem(port) for port in spec.ports}
 
     def port_problem(self, port: Port) -> str:
-        """Why a port cannot be plugged in; empty when it can."""
+        """Why a port of the spec cannot be plugged in; empty when it can."""
+        return self._port_problems[port.id]
+
+    def _port_problem(self, port: Port) -> str:
         if port.network_id not in self.networks:
             return f"the spec does not hold network {port.network_id!r}"
         try:

@@ -13,7 +13,7 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -58,46 +58,66 @@ class Configured:
 
 def look(name: str) -> Optional[Link]:
     """The device ``name``, or None."""
-    folder = SYSFS / name
+    folder = f"{SYSFS}/{name}"
     try:
         return Link(
             name=name,
-            mtu=int((folder / "mtu").read_text()),
-            up=bool(int((folder / "flags").read_text(), 16) & IFF_UP),
-            alias=(folder / "ifalias").read_text().strip(),
-            tap=(folder / "tun_flags").exists(),
-            master=(folder / "master").resolve().name if (folder / "master").exists() else "",
+            mtu=int(_read(f"{folder}/mtu")),
+            up=bool(int(_read(f"{folder}/flags"), 16) & IFF_UP),
+            alias=_read(f"{folder}/ifalias").strip(),
+            tap=Path(f"{folder}/tun_flags").exists(),
+            master=_master(folder),
             ipv6_off=_ipv6_off(name),
         )
     except OSError:
         return None
 
 
+def _read(path: str) -> str:
+    """A small attribute; plain system calls, since a host can have thousands of devices."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def _master(folder: str) -> str:
+    try:
+        return Path(f"{folder}/master").readlink().name
+    except OSError:
+        return ""
+
+
 def look_all() -> dict[str, Link]:
     """All devices of this namespace by name."""
-    found = (look(entry.name) for entry in SYSFS.iterdir())
+    found = (look(entry.name) for entry in os.scandir(SYSFS))
     return {link.name: link for link in found if link is not None}
 
 
 def exists(name: str) -> bool:
-    """Whether this namespace has the device."""
-    return (SYSFS / name).exists()
+    """Whether the namespace of this thread has the device."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
-def _ipv6_switch(name: str) -> Path:
-    return Path("/proc/sys/net/ipv6/conf") / name / "disable_ipv6"
+def _ipv6_switch(name: str) -> str:
+    return f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6"
 
 
 def _ipv6_off(name: str) -> bool:
     try:
-        return _ipv6_switch(name).read_text().strip() == "1"
+        return _read(_ipv6_switch(name)).strip() == "1"
     except OSError:
         return True  # a kernel without IPv6
 
 
 def configured(name: str) -> Optional[Configured]:
     """A device's address, MAC and MTU by ioctl; None when this namespace does not have it."""
-    with _any_socket() as sock:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
             flags = struct.unpack_from("=H", _ask(sock, _SIOCGIFFLAGS, name), 16)[0]
             mtu = struct.unpack_from("=i", _ask(sock, _SIOCGIFMTU, name), 16)[0]
@@ -140,7 +160,7 @@ def _tx(sock: socket.socket, name: str) -> bool:
 
 def tx_checksum_off(name: str) -> None:
     """Let the kernel fill in checksums itself: some guests' DHCP clients check them."""
-    with _any_socket() as sock:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         if _tx(sock, name):
             with contextlib.suppress(OSError):
                 _ethtool(sock, name, _ETHTOOL_STXCSUM, 0)
@@ -148,7 +168,7 @@ def tx_checksum_off(name: str) -> None:
 
 def ipv6_off(name: str) -> None:
     """Keep this host itself off the network behind a device."""
-    switch = _ipv6_switch(name)
+    switch = Path(_ipv6_switch(name))
     if switch.exists():
         switch.write_text("1")
 
@@ -167,27 +187,49 @@ def _netlink(what: str) -> Iterator[Any]:
         raise CommandFailed(("netlink", what), error.strerror or str(error)) from None
 
 
-def _index(netlink: Any, name: str) -> int:
-    found = netlink.link_lookup(ifname=name)
-    if not found:
-        raise CommandFailed(("netlink", name), f"there is no device {name}")
-    return int(found[0])
+def _index(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise CommandFailed(("netlink", name), f"there is no device {name}") from None
 
 
-def make_tap(name: str) -> None:
-    """Make a persistent tap: it stays when the process behind it leaves."""
-    with _changing(f"make tap {name}"):
-        _persist(name, 1)
+@dataclass(frozen=True)
+class Tap:
+    """A persistent tap: it stays when the process behind it leaves. ``alias`` says whose it is."""
+
+    name: str
+    alias: str
+    mtu: int
 
 
-def delete_tap(name: str) -> None:
-    """Delete a tap (or whatever has its name); one that is gone is fine."""
-    if (SYSFS / name / "tun_flags").exists():
-        # A process that still holds it (EBUSY) does not keep netlink from deleting it.
-        with contextlib.suppress(OSError):
-            _persist(name, 0)
-    if exists(name):
-        delete(name)
+def make_taps(taps: Sequence[Tap]) -> None:
+    """Make taps, or set right those that are there: marked, up, and this host not on them."""
+    for tap in taps:
+        with _changing(f"make tap {tap.name}"):
+            if not exists(tap.name):
+                _persist(tap.name, 1)
+            ipv6_off(tap.name)
+            Path(SYSFS, tap.name, "ifalias").write_text(tap.alias)
+            _bring_up(tap.name, tap.mtu)
+
+
+def delete_taps(names: Sequence[str]) -> None:
+    """Delete taps, or whatever has their names; those that are gone are fine."""
+    for name in names:
+        if Path(SYSFS, name, "tun_flags").exists():
+            # A process that still holds it (EBUSY) does not keep netlink from deleting it.
+            with contextlib.suppress(OSError):
+                _persist(name, 0)
+    delete_all(names)
+
+
+@contextlib.contextmanager
+def _changing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandFailed(("device", what), error.strerror or str(error)) from None
 
 
 def _persist(name: str, persistent: int) -> None:
@@ -200,41 +242,40 @@ def _persist(name: str, persistent: int) -> None:
         os.close(descriptor)
 
 
-def mark(name: str, alias: str) -> None:
-    """Write who owns a device into its ifalias."""
-    with _changing(f"mark {name}"):
-        (SYSFS / name / "ifalias").write_text(alias)
-
-
-def set_up(name: str, mtu: Optional[int] = None) -> None:
-    """Set a device up, with an MTU when one is given."""
-    with _changing(f"set {name} up"), _any_socket() as sock:
-        if mtu is not None:
-            request = struct.pack("16si20x", name.encode(), mtu)
-            fcntl.ioctl(sock.fileno(), _SIOCSIFMTU, request)
+def _bring_up(name: str, mtu: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock.fileno(), _SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
         flags = struct.unpack_from("=H", _ask(sock, _SIOCGIFFLAGS, name), 16)[0]
         request = struct.pack("16sH22x", name.encode(), flags | IFF_UP)
         fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, request)
 
 
-def _any_socket() -> socket.socket:
-    """What ioctls about devices are asked through."""
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+def mark(name: str, alias: str) -> None:
+    """Write who owns a device into its ifalias."""
+    with _netlink(f"mark {name}") as netlink:
+        netlink.link("set", index=_index(name), ifalias=alias)
 
 
-@contextlib.contextmanager
-def _changing(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CommandFailed(("device", what), error.strerror or str(error)) from None
+def set_up(name: str, mtu: Optional[int] = None) -> None:
+    """Set a device up, with an MTU when one is given."""
+    with _netlink(f"set {name} up") as netlink:
+        extra = {} if mtu is None else {"mtu": mtu}
+        netlink.link("set", index=_index(name), state="up", **extra)
 
 
 def delete(name: str) -> None:
     """Delete a device; one that is gone is fine."""
-    with _netlink(f"delete {name}") as netlink:
-        for index in netlink.link_lookup(ifname=name):
-            netlink.link("del", index=index)
+    delete_all([name])
+
+
+def delete_all(names: Sequence[str]) -> None:
+    """Delete devices; those that are gone are fine."""
+    there = [name for name in names if exists(name)]
+    if not there:
+        return
+    with _netlink(f"delete {' '.join(there)}") as netlink:
+        for name in there:
+            netlink.link("del", index=_index(name))
 
 
 def make_veth(name: str, peer: str, netns: str) -> None:
@@ -247,7 +288,7 @@ def make_veth(name: str, peer: str, netns: str) -> None:
 def move(name: str, netns: str) -> None:
     """Move a device into a named namespace."""
     with _netlink(f"move {name} to {netns}") as netlink:
-        netlink.link("set", index=_index(netlink, name), net_ns_fd=netns)
+        netlink.link("set", index=_index(name), net_ns_fd=netns)
 
 
 def configure(
@@ -255,7 +296,7 @@ def configure(
 ) -> None:
     """Give a device exactly one IPv4 address (with its prefix), MAC and MTU, and set it up."""
     with _netlink(f"configure {name}") as netlink:
-        index = _index(netlink, name)
+        index = _index(name)
         own, prefix = address.split("/")
         if mac is not None:
             netlink.link("set", index=index, address=mac)
@@ -281,7 +322,7 @@ def has_default_route() -> bool:
 def addresses(name: str) -> list[str]:
     """The addresses that reach beyond the link, IPv4 and IPv6, of a device in this namespace."""
     with _netlink(f"addresses of {name}") as netlink:
-        found = netlink.get_addr(index=_index(netlink, name))
+        found = netlink.get_addr(index=_index(name))
         texts = [str(message.get_attr("IFA_ADDRESS")) for message in found]
     return [text for text in texts if not ipaddress.ip_address(text).is_link_local]
 
