@@ -17,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import paramiko
+
 from agent.wire import SILENCE_LIMIT_S
 from stackctl.errors import HostKeyMismatch, HostUnreachable, NotFound, UsageError
 from stackctl.fleet import counters
 from stackctl.fleet.errors import HostRefused
-from stackctl.fleet.lean import paramiko
 from stackctl.fleet.pins import ALGORITHMS, fingerprint, parse_host_key, type_of
 from stackctl.fleet.types import Target
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stackctl.compute import service
+from stackctl.compute import service, views
 from stackctl.compute.cluster import (
     NewCluster,
     create_cluster,
@@ -95,15 +95,15 @@ class TestScale:
 
     def test_older_nodes_are_never_moved(self, made):
         """Their disks are where they are, whether the host answers or not."""
-        before = {item.name: item.host for item in service.list_servers(made.context)}
+        before = {item.name: item.host for item in views.list_servers(made.context)}
         for name in ("h1", "h2"):
             made.trouble(name, unreachable=True)
         with pytest.raises(HostUnreachable):
             scale_cluster(made.context, "c", 4)
-        assert {item.name: item.host for item in service.list_servers(made.context)} == before
+        assert {item.name: item.host for item in views.list_servers(made.context)} == before
         made.trouble("h2")
         scale_cluster(made.context, "c", 4).check()
-        after = {item.name: item.host for item in service.list_servers(made.context)}
+        after = {item.name: item.host for item in views.list_servers(made.context)}
         assert {name: after[name] for name in before} == before
 
     @pytest.mark.parametrize("count", [0, -1])
