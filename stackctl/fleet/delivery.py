@@ -13,7 +13,6 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from stackctl.errors import Bug
@@ -74,9 +73,9 @@ def _sources() -> Iterator[tuple[str, Path]]:
         for path in root.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield f"{package}/{path.relative_to(root)}", path
-    for file in metadata.files("pyroute2") or []:
-        if "licenses" in file.parts:
-            yield f"pyroute2.licenses/{file.name}", Path(str(file.locate()))
+        # By name and not by importlib.metadata, whose import every command would pay for.
+        for path in root.parent.glob(f"{package}-*.dist-info/licenses/*"):
+            yield f"{package}.licenses/{path.name}", path
 
 
 def _inputs_digest(sources: dict[str, Path]) -> str:
