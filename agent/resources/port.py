@@ -255,6 +255,6 @@ def _facts(host: Host, plug: Plug) -> Facts:
 def _remove(host: Host, devices: Sequence[str]) -> None:
     switch.change(host, [["--if-exists", "del-port", device] for device in devices])
     switch.devices_changed(host)
-    links.delete_taps(devices)
+    links.delete_all(devices)
     for device in devices:
         switch.pending_file(host, device).unlink(missing_ok=True)

@@ -201,49 +201,14 @@ class Tap:
 
 def make_taps(taps: Sequence[Tap]) -> None:
     """Make taps, or set right those that are there: marked, up, and this host not on them."""
-    for tap in taps:
-        with _changing(f"make tap {tap.name}"):
+    with _netlink("make taps") as netlink:
+        for tap in taps:
             if not exists(tap.name):
-                _persist(tap.name, 1)
+                kind = {"kind": "tuntap", "mode": "tap", "tun_ifr": {"no_pi": 1}}
+                netlink.link("add", ifname=tap.name, **kind)
             ipv6_off(tap.name)
-            Path(SYSFS, tap.name, "ifalias").write_text(tap.alias)
-            _bring_up(tap.name, tap.mtu)
-
-
-def delete_taps(names: Sequence[str]) -> None:
-    """Delete taps, or whatever has their names; those that are gone are fine."""
-    for name in names:
-        if Path(SYSFS, name, "tun_flags").exists():
-            # A process that still holds it (EBUSY) does not keep netlink from deleting it.
-            with contextlib.suppress(OSError):
-                _persist(name, 0)
-    delete_all(names)
-
-
-@contextlib.contextmanager
-def _changing(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CommandFailed(("device", what), error.strerror or str(error)) from None
-
-
-def _persist(name: str, persistent: int) -> None:
-    descriptor = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI)
-        fcntl.ioctl(descriptor, _TUNSETIFF, request)
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, persistent)
-    finally:
-        os.close(descriptor)
-
-
-def _bring_up(name: str, mtu: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        fcntl.ioctl(sock.fileno(), _SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
-        flags = struct.unpack_from("=H", _ask(sock, _SIOCGIFFLAGS, name), 16)[0]
-        request = struct.pack("16sH22x", name.encode(), flags | IFF_UP)
-        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, request)
+            index = _index(tap.name)
+            netlink.link("set", index=index, ifalias=tap.alias, mtu=tap.mtu, state="up")
 
 
 def mark(name: str, alias: str) -> None:
