@@ -80,7 +80,7 @@ class World:
         sha256 = hashlib.sha256(name.encode()).hexdigest()
         row = {"id": new_id(), "project_id": self.context.project_id, "name": name}
         row |= {"status": "active", "disk_format": "qcow2", "size_bytes": 100, "sha256": sha256}
-        row |= {"virtual_size_bytes": 1 << 29, "created_at": now()}
+        row |= {"virtual_size_bytes": 1 << 29, "visibility": "public", "created_at": now()}
         with write(self.cloud) as writer:
             return writer.insert("images", {**row, **columns})["id"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import paramiko
 import pytest
+import yaml
 
 from stackctl.compute.flavors import NewFlavor, create_flavor
 from stackctl.identity.bootstrap import create_cloud, public_key
@@ -88,6 +89,9 @@ def lab_cloud(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
     """The cloud whose lab all tests share; its hosts are registered by who needs them to be."""
     cloud = Cloud("lab", tmp_path_factory.mktemp("clouds") / "lab")
     create_cloud(cloud)
+    # Lab hosts answer in milliseconds, or are off.
+    settings = {"connect_timeout_s": 5, "peripheral_connect_timeout_s": 3}
+    (cloud.folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return cloud
 
 

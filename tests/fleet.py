@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stackctl.compute.views import list_servers
+from stackctl.identity.bootstrap import public_key
 from stackctl.identity.context import Watch, admin_context
-from stackctl.lab import machine
-from stackctl.lab.cloud import lab_of
+from stackctl.lab import machine, service
+from stackctl.lab.cloud import kill_lab_host, lab_of
 from stackctl.lab.models import LabHost
 from stackctl.operation import keep
 from stackctl.state import Cloud
@@ -178,11 +180,13 @@ class Fleet:
 
     def servers(self) -> dict[str, Mapping[str, Any]]:
         """What ``list`` shows, by name."""
-        return {row["Instance Name"]: row for row in self.run("list", "-f", "json").json}
+        titles = ("ID", "Instance Name", "IP Address", "Status", "Task", "Power State", "Host")
+        words = [word for title in titles for word in ("-c", title)]
+        return {row["Instance Name"]: row for row in self.run("list", "-f", "json", *words).json}
 
     def statuses(self) -> dict[str, str]:
         """The status of each server, by name."""
-        return {name: row["Status"] for name, row in self.servers().items()}
+        return {row.name: row.status for row in list_servers(admin_context(self.cloud))}
 
     def delete_all(self) -> None:
         """Delete every server."""
@@ -199,6 +203,22 @@ class Fleet:
     def hosts(self) -> list[str]:
         """The names of all hosts."""
         return [host.name for host in lab_of(self.cloud).hosts]
+
+    def kill_host(self, name: str) -> None:
+        """Pull a host's plug."""
+        kill_lab_host(self.cloud, name)
+
+    def start_host(self, name: str) -> None:
+        """Start a host that was killed; nobody converges it."""
+        service.start_host(self.cloud.lab, name, public_key(self.cloud))
+
+    def answers(self, host: str, address: str) -> bool:
+        """Whether a guest answers a ping from a DHCP namespace of a host."""
+        name = next(name for name in self.world(host)["namespaces"] if name.startswith("qdhcp-"))
+        ping = ("ping", "-c", "1", "-W", "1", address)
+        return " 0% packet loss" in self.inside(
+            host, "ip", "netns", "exec", name, *ping, check=False
+        )
 
     def inside(self, host: str, *argv: str, check: bool = True, text: str = "") -> str:
         """Run a program on a host, beside SSH and the agent."""
@@ -224,6 +244,10 @@ class Fleet:
             self.inside(host, "/usr/bin/python3", "-I", "-c", LOOK, DATA)
         )
         return seen
+
+    def images(self, host: str) -> list[str]:
+        """The files of a host's image cache, hidden ones too."""
+        return self.inside(host, "ls", "-A", f"{DATA}/images").split()
 
     # --- the database -----------------------------------------------------------------------
 

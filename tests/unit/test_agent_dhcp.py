@@ -199,6 +199,8 @@ def test_networks_a_host_cannot_carry() -> None:
     provider, private = spec.networks
     bare = replace(spec, settings=replace(spec.settings, tunnel_address=None, bridge_mappings=()))
     assert "no tunnel address" in topology.network_problem(bare, private)
+    alone = replace(private, flood_to=(), remote_ports=())
+    assert topology.network_problem(bare, alone) == ""
     assert "no bridge for physical network 'physnet1'" in topology.network_problem(bare, provider)
     for change, words in (
         ({"type": "geneve"}, "unknown type"),
