@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stackctl.compute.service import list_servers
+from stackctl.compute.views import list_servers
 from stackctl.identity.bootstrap import public_key
 from stackctl.identity.context import Watch, admin_context
 from stackctl.lab import machine, service
