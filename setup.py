@@ -13,7 +13,7 @@ RUNTIME = [
     "rich>=13,<16",
     "sqlite-utils>=4,<5",
     "tabulate>=0.9,<1",
-    "wcwidth>=0.2,<1",
+    "wcwidth>=0.6,<1",
 ]
 
 setup(

@@ -70,10 +70,10 @@ make_environment() {
     local stamp=.venv/requirements.sha256 wanted
     wanted=$({ /usr/bin/python3 --version && cat requirements.txt; } | sha256sum)
     [ -x .venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && return
-    echo "== making .venv"
+    echo "== making .venv (once; about a minute)"
     if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
         /usr/bin/python3 -m venv --clear .venv || return
     fi
-    .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt || return
+    .venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.txt || return
     echo "$wanted" >$stamp
 }

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import io
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,9 +141,7 @@ def direct_boot() -> guest.DirectBoot:
 
 
 @pytest.fixture(scope="session")
-def fleet(
-    lab: Lab, lab_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(lab: Lab, lab_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The lab's cloud with its hosts registered, a network, a tiny flavor and image."""
     made = start_lab(lab_cloud, 2, watch=Watch(), progress=lambda _: None)
     assert made.failed == ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import signal
 import sqlite3
@@ -181,7 +180,9 @@ class Fleet:
 
     def servers(self) -> dict[str, Mapping[str, Any]]:
         """What ``list`` shows, by name."""
-        return {row["Instance Name"]: row for row in self.run("list", "-f", "json").json}
+        titles = ("ID", "Instance Name", "IP Address", "Status", "Task", "Power State", "Host")
+        words = [word for title in titles for word in ("-c", title)]
+        return {row["Instance Name"]: row for row in self.run("list", "-f", "json", *words).json}
 
     def statuses(self) -> dict[str, str]:
         """The status of each server, by name."""

@@ -20,6 +20,7 @@ NOT_COMMANDS = ("stackctl.lab.init", "stackctl.fleet.bootstrap", "stackctl.__mai
 def preload() -> None:
     """Import whatever a command may import."""
     import paramiko  # noqa: F401 - commands import it when they reach a host
+
     import stackctl
 
     for module in pkgutil.walk_packages(stackctl.__path__, "stackctl."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from agent.system.run import CommandFailed, run
 TIMEOUT_S = 20
 """Seconds until ovs-vsctl or ovs-ofctl gives up on a daemon that does not answer."""
 
+_MODULE = Path("/sys/module/openvswitch")
 _OPENFLOW = "OpenFlow13"
 _STARTING_S = 3.0
 _LOOK = (
@@ -208,10 +210,14 @@ def delete_flows(bridge: str, cookie: int) -> None:
 
 def kernel_datapath() -> bool:
     """Whether this host has Open vSwitch's kernel module, loaded or loadable."""
-    module = Path("/sys/module/openvswitch")
-    if not module.exists():
-        try:
-            run(["modprobe", "-q", "openvswitch"], timeout_s=15)
-        except CommandFailed:
-            return False
-    return module.exists()
+    return _MODULE.exists() or _module_loads()
+
+
+@functools.cache
+def _module_loads() -> bool:
+    """Tried once in a process: what cannot be loaded now cannot be a moment later."""
+    try:
+        run(["modprobe", "-q", "openvswitch"], timeout_s=15)
+    except CommandFailed:
+        return False
+    return _MODULE.exists()

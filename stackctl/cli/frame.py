@@ -106,11 +106,11 @@ class Output:
 
     def list(self, items: Iterable[Any]) -> None:
         """Print many things, a line each."""
-        click.echo(render.rows(self.format, self.columns, items), nl=False)
+        click.echo(render.rows(self.format, self.columns, items, terminal_width()), nl=False)
 
     def show(self, item: Any) -> None:
         """Print one thing, a line for each of its fields."""
-        click.echo(render.one(self.format, self.columns, item), nl=False)
+        click.echo(render.one(self.format, self.columns, item, terminal_width()), nl=False)
 
 
 class Verb(click.Command):
@@ -279,6 +279,15 @@ def confirm_host_key(host: str, fingerprint: str) -> bool:
         )
     click.echo(f"The key of host {render.printable(host)} is {fingerprint}.", err=True)
     return click.confirm("Is that the key of this host?", err=True)
+
+
+def terminal_width() -> int | None:
+    """How wide a table may be: as the terminal that it is printed on; elsewhere as it likes."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def is_terminal() -> bool:

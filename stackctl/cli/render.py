@@ -18,6 +18,12 @@ from stackctl.errors import UsageError
 
 FORMATS = ("table", "json", "yaml", "csv", "value")
 
+# A time as the database has it; tables leave out what nobody reads.
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d+Z$")
+
+# A column that is folded keeps this much.
+_NARROWEST = 8
+
 # Terminal commands (CSI, OSC), then what is left of control characters and direction overrides.
 _SEQUENCES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -64,8 +70,10 @@ def choose(columns: Sequence[Column], titles: Sequence[str]) -> list[Column]:
     return [by_title[title.lower()] for title in titles]
 
 
-def rows(form: str, columns: Sequence[Column], items: Iterable[Any]) -> str:
-    """Many things, a line (or an object) each."""
+def rows(
+    form: str, columns: Sequence[Column], items: Iterable[Any], width: int | None = None
+) -> str:
+    """Many things, a line (or an object) each. A table is folded to ``width``, if there is one."""
     items = list(items)
     if form in ("json", "yaml"):
         return _document(form, [_object(columns, item) for item in items])
@@ -76,10 +84,10 @@ def rows(form: str, columns: Sequence[Column], items: Iterable[Any]) -> str:
     if form == "value":
         return "".join(" ".join(line) + "\n" for line in cells)
     numeric = [_is_numeric(column, items) for column in columns]
-    return table(titles, cells, numeric)
+    return table(titles, cells, numeric, width)
 
 
-def one(form: str, columns: Sequence[Column], item: Any) -> str:
+def one(form: str, columns: Sequence[Column], item: Any, width: int | None = None) -> str:
     """One thing, a line for each of its fields."""
     if form in ("json", "yaml"):
         return _document(form, _object(columns, item))
@@ -88,13 +96,21 @@ def one(form: str, columns: Sequence[Column], item: Any) -> str:
         return _csv([["Field", "Value"], *fields])
     if form == "value":
         return "".join(f"{text}\n" for _, text in fields)
-    return table(["Field", "Value"], fields)
+    return table(["Field", "Value"], fields, width=width)
 
 
-def table(titles: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
+def table(
+    titles: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    right: Sequence[bool] = (),
+    width: int | None = None,
+) -> str:
     """The plain grid that OpenStack's clients draw; columns marked ``right`` are numbers."""
     from tabulate import tabulate
 
+    cells = [[_TIME.sub(r"\1 \2Z", cell) for cell in line] for line in cells]
+    if width is not None:
+        titles, *cells = folded([titles, *cells], width)
     sides = ["right" if at < len(right) and right[at] else "left" for at in range(len(titles))]
     if not cells:
         # tabulate cannot draw a table without lines: let it draw an empty one and leave it out.
@@ -102,6 +118,41 @@ def table(titles: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence
         top, head, rule, _, end = drawn.splitlines()
         return "\n".join((top, head, rule, end)) + "\n"
     return tabulate(cells, titles, tablefmt="pretty", colalign=sides) + "\n"
+
+
+def folded(lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """The cells with line ends such that their grid is no wider than ``width``, if it can be.
+
+    The widest column gives way first, and down to its longest word; only when all have done so
+    are words broken.
+    """
+    from wcwidth import wcswidth, wrap
+
+    columns = list(zip(*lines))
+    widths = [max(map(wcswidth, _parts(column, "\n"))) for column in columns]
+    words = [max(map(wcswidth, _parts(column, None)), default=0) for column in columns]
+    spare = width - 3 * len(widths) - 1  # "| cell | cell |"
+    for least in (words, [min(word, _NARROWEST) for word in words]):
+        while sum(widths) > spare:
+            wide = [have if have > low else 0 for have, low in zip(widths, least)]
+            if not any(wide):
+                break
+            widths[wide.index(max(wide))] -= 1
+    return [
+        [
+            "\n".join(
+                piece
+                for part in cell.split("\n")
+                for piece in wrap(part, limit, break_on_hyphens=False) or [""]
+            )
+            for cell, limit in zip(line, widths)
+        ]
+        for line in lines
+    ]
+
+
+def _parts(cells: Iterable[str], separator: str | None) -> list[str]:
+    return [part for cell in cells for part in cell.split(separator)]
 
 
 def human(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 USER_DATA_LIMIT_BYTES = 65535
 FILE_LIMIT_BYTES = 1024 * 1024
 
-TASKS = {None: "None"}
 POWER = {
     "RUNNING": "Running",
     "SHUTDOWN": "Shutdown",
@@ -45,7 +45,7 @@ def _addresses_text(networks: dict[str, list[str]]) -> str:
 
 def _size(server: Server) -> str:
     ram = f"{server.ram_mb / 1024:g}GB" if server.ram_mb >= 1024 else f"{server.ram_mb}MB"
-    return f"{server.flavor} | {ram} RAM | {server.vcpus} VCPU | {server.disk_gb}GB Disk"
+    return f"{server.flavor}, {ram} RAM, {server.vcpus} VCPU, {server.disk_gb}GB Disk"
 
 
 def _task(server: Server) -> str | None:
@@ -56,7 +56,7 @@ def _fault(server: Server) -> str | None:
     return f"{server.fault.message} ({server.fault.at})" if server.fault else None
 
 
-# The columns of the slides' instance table.
+# What a command that starts servers prints: where they went, too.
 LIST = (
     Column("ID", "id", extra=True),
     Column("Instance Name", "name"),
@@ -72,6 +72,9 @@ LIST = (
     Column("Created", "created_at", extra=True),
     Column("Seen", "observed_at", extra=True),
 )
+
+# `list` has the seven columns of the slides' instance table; the others are for -c.
+SLIDES = tuple(replace(column, extra=True) if column.title == "Host" else column for column in LIST)
 
 SHOW = (
     Column("ID", "id"),
@@ -202,7 +205,7 @@ def _guest_file(path: str, local: str) -> GuestFile:
 
 
 @command("list")
-@lists(LIST)
+@lists(SLIDES)
 def list_(context: Context, output: Output) -> None:
     """List servers, newest first, in the state last seen."""
     from stackctl.compute import views

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stackctl.compute import booking
-from stackctl.compute.booking import NoValidHost
+from stackctl.compute.placing import NoValidHost, record_decision
 from stackctl.compute.types import Server
 from stackctl.compute.views import read_servers, servers_by_id
 from stackctl.errors import HostUnreachable, StackctlError
@@ -127,10 +127,10 @@ def _unbook(writer: Writer, ids: Sequence[str]) -> None:
 def _nobody_there(operation: Operation) -> StackctlError:
     errors = [item.error for item in operation.exchanges.values() if item.error is not None]
     words = " ".join(dict.fromkeys(error.message for error in errors))
-    kinds = {type(error) for error in errors}
-    kind = kinds.pop() if len(kinds) == 1 else HostUnreachable
     message = f"{words} No other host can take the servers. Nothing was booted."
-    return kind(message, hint="stackctl host-list")
+    if len({type(error) for error in errors}) == 1:
+        return type(errors[0])(message, hint=errors[0].hint or "stackctl host-list")
+    return HostUnreachable(message, hint="stackctl host-list")
 
 
 def _fail_homeless(writer: Writer, operation: Operation, server_id: str) -> None:
@@ -148,7 +148,7 @@ def _remember_refusal(context: Context, error: NoValidHost) -> None:
         return
     with write(context.cloud) as writer:
         decision = error.decisions[-1]
-        booking.record_decision(context, writer, decision, None, None)
+        record_decision(context, writer, decision, None, None)
         note(
             writer,
             action="boot",

@@ -47,10 +47,12 @@ def explain(context: Context, word: str) -> Explanation:
                 f"Nothing is known of a server '{word}': it was never booted or refused here."
             )
         server = servers_by_id(reader, [row["id"]])[0] if row else None
+        # A refused boot has no server; a deleted one is known by its decision.
+        server_id = row["id"] if row else decision["server_id"] or ""
         events = reader.all(
-            "SELECT * FROM events WHERE resource_id = ? OR (resource_id = '' AND name = ?) "
+            "SELECT * FROM events WHERE resource_id = ? AND (resource_id <> '' OR name = ?) "
             "ORDER BY id DESC LIMIT 20",
-            row["id"] if row else word,
+            server_id,
             word,
         )
     plain: dict[str, Any] = json.loads(decision["decision_json"])

@@ -101,7 +101,7 @@ def _enabled(host: Candidate, _: Request) -> str:
 
 def _hinted(host: Candidate, request: Request) -> str:
     if request.host is not None and request.host not in (host.id, host.name):
-        return f"is not the host asked for ({request.host})"
+        return "is not the host asked for"
     if request.zone is not None and request.zone != host.zone:
         return f"is in zone {host.zone}, not {request.zone}"
     return ""
@@ -131,7 +131,8 @@ def _disk(host: Candidate, request: Request) -> str:
 def _short(what: str, unit: str, needed: float, free: float) -> str:
     if needed <= free:
         return ""
-    return f"{what}: needs {needed:g}{unit}, {max(free, 0):g} free"
+    # All digits, which :g alone would round beyond a million.
+    return f"{what}: needs {needed:.12g}{unit}, {max(free, 0):.12g}{unit} free"
 
 
 FILTERS: tuple[tuple[str, Filter], ...] = (

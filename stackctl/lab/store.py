@@ -48,7 +48,10 @@ def save(folder: Path, state: LabState) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lab: its folder is the lock, so that removing the lab leaves no lock file."""
     while True:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise LabError(f"There is no lab in {folder}.") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_still(folder, descriptor):

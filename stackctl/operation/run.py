@@ -150,8 +150,8 @@ class Operation:
                 continue
             if not exchange.peripheral or isinstance(exchange.error, HostAhead):
                 name, message = exchange.host_name, exchange.error.message
-                kind = type(exchange.error)
-                failures.append(Failure("host", exchange.host_id, name, name, message, kind))
+                kind, hint = type(exchange.error), exchange.error.hint
+                failures.append(Failure("host", exchange.host_id, name, name, message, kind, hint))
         return failures
 
     def _concerns(self, failure: Failure) -> bool:

@@ -32,7 +32,9 @@ def test_boot_and_delete_finish_though_agents_die_at_any_point(fleet: Fleet) -> 
     reached = 0
     for at in range(1, MAX_POINTS):
         dead = killed(fleet, at, "boot", "a", *fleet.tiny, "--count", "2")
-        assert fleet.statuses() == {"a-1": "ACTIVE", "a-2": "ACTIVE"}, f"boot, agents killed at {at}"
+        assert fleet.statuses() == {"a-1": "ACTIVE", "a-2": "ACTIVE"}, (
+            f"boot, agents killed at {at}"
+        )
         fleet.check_at_rest()
 
         dead += killed(fleet, at, "delete", "--yes", "a-1", "a-2")
@@ -41,7 +43,7 @@ def test_boot_and_delete_finish_though_agents_die_at_any_point(fleet: Fleet) -> 
         reached += dead
         if dead == 0:
             break
-    assert 20 < reached, "agents were not killed"
+    assert reached > 20, "agents were not killed"
     assert at < MAX_POINTS - 1, "the points never end"
 
 
@@ -65,9 +67,7 @@ def test_an_image_is_whole_though_agents_die_while_they_fetch_it(fleet: Fleet) -
     for at in (1, 2, 3):
         content = TINY_GUEST.ljust(1024 * 1024 + at * 512, b"\0")
         create_image(context, NewImage(f"new{at}", "raw"), io.BytesIO(content)).check()
-        dead = killed(
-            fleet, at, "boot", "a", *fleet.tiny, "--image", f"new{at}", "--count", "2"
-        )
+        dead = killed(fleet, at, "boot", "a", *fleet.tiny, "--image", f"new{at}", "--count", "2")
         assert dead == HOSTS
         assert set(fleet.statuses().values()) == {"ACTIVE"}
         fleet.check_at_rest()

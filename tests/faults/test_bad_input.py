@@ -230,9 +230,11 @@ def test_a_database_of_a_newer_version(fleet: Fleet) -> None:
 
 def copy_database(fleet: Fleet, to: Path) -> None:
     """A backup."""
-    with closing(sqlite3.connect(fleet.cloud.database)) as source:
-        with closing(sqlite3.connect(to)) as target:
-            source.backup(target)
+    with (
+        closing(sqlite3.connect(fleet.cloud.database)) as source,
+        closing(sqlite3.connect(to)) as target,
+    ):
+        source.backup(target)
 
 
 def put_database(fleet: Fleet, backup: Path) -> None:

@@ -83,7 +83,9 @@ def test_with_all_hosts_down_nothing_is_left_of_a_boot(fleet: Fleet) -> None:
 
 
 def _ports_of_servers(fleet: Fleet) -> set[str]:
-    rows = fleet.rows("SELECT id FROM ports WHERE device_owner LIKE 'compute:%' AND deleted_at IS NULL")
+    rows = fleet.rows(
+        "SELECT id FROM ports WHERE device_owner LIKE 'compute:%' AND deleted_at IS NULL"
+    )
     return {row["id"] for row in rows}
 
 
