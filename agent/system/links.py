@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from agent import killpoint
 from agent.system.run import CommandFailed
 
 SYSFS = Path("/sys/class/net")
@@ -177,6 +178,7 @@ def _netlink(what: str) -> Iterator[Any]:
     try:
         with IPRoute() as netlink:
             yield netlink
+        killpoint.reached(what)
     except NetlinkError as error:
         raise CommandFailed(("netlink", what), str(error)) from None
     except OSError as error:
@@ -206,6 +208,7 @@ def make_taps(taps: Sequence[Tap]) -> None:
             if not exists(tap.name):
                 kind = {"kind": "tuntap", "mode": "tap", "tun_ifr": {"no_pi": 1}}
                 netlink.link("add", ifname=tap.name, **kind)
+                killpoint.reached(f"{tap.name} added")
             ipv6_off(tap.name)
             index = _index(tap.name)
             netlink.link("set", index=index, ifalias=tap.alias, mtu=tap.mtu, state="up")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from agent import killpoint
 from agent.system.run import CommandFailed, run
 
 TIMEOUT_S = 20
@@ -178,6 +179,7 @@ def transact(commands: Iterable[Sequence[str]]) -> None:
         argv += ["--", *command]
     if len(argv) > 2:
         run(argv, timeout_s=TIMEOUT_S + 5)
+        killpoint.reached("switch changed")
 
 
 def dump_flows(bridge: str) -> str:
@@ -200,6 +202,7 @@ def change_flows(bridge: str, lines: Sequence[str]) -> None:
     """Apply ``add``/``delete_strict``/``delete`` lines in one atomic bundle."""
     argv = ["ovs-ofctl", "-O", _OPENFLOW, "--bundle", f"--timeout={TIMEOUT_S}", "add-flows"]
     run([*argv, bridge, "-"], timeout_s=TIMEOUT_S + 5, stdin="\n".join(lines) + "\n")
+    killpoint.reached(f"flows of {bridge} changed")
 
 
 def delete_flows(bridge: str, cookie: int) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,9 @@ from tests.engines import eventually
 from tests.fleet import DATA, Fleet, Result, paragraph
 
 TABLES = ("servers", "ports", "addresses", "disks", "networks", "subnets", "images", "clusters")
+NO_SPACE = ("No space left on device", "exceeds free space")
+"""As qemu-img and xorriso say it."""
+
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 
 
@@ -48,7 +52,7 @@ def test_an_exhausted_pool(fleet: Fleet) -> None:
     fleet.run("boot", "a", *small, "--count", "4")
     assert "No more IP addresses available" in refused(fleet, 4, "boot", "b", *small)
     fleet.delete_all()
-    fleet.run("net-delete", "--yes", "small")
+    fleet.run("net-delete", "small")
     fleet.check_at_rest()
 
 
@@ -111,10 +115,10 @@ def test_a_full_disk_on_a_host(fleet: Fleet, folder: str) -> None:
     with full_disk(fleet, "host2", folder):
         failed = fleet.boot("a", "--host", "host2", exit=30)
         text, hint = paragraph(failed)
-        assert "host2" in text and "No space left on device" in text
+        assert "host2" in text and any(words in text for words in NO_SPACE)
         assert hint
         assert fleet.statuses() == {"a": "ERROR"}
-        assert "No space left on device" in fleet.run("explain", "a").out
+        assert any(words in fleet.run("explain", "a").out for words in NO_SPACE)
         assert [name for name in fleet.world("host2")[folder] if "part" in name] == []
     fleet.run("converge", "host2")
     assert fleet.statuses() == {"a": "ERROR"}, "what failed waits until it is named"
@@ -254,6 +258,18 @@ def test_hosts_that_are_ahead_of_a_restored_database(fleet: Fleet, tmp_path: Pat
     worlds = {host: fleet.world(host) for host in fleet.hosts()}
 
     put_database(fleet, older)
+    try:
+        ahead(fleet, worlds)
+    finally:
+        put_database(fleet, newer)
+        fleet.run("recover", "--adopt")
+    fleet.run("converge", "--all")
+    assert len(fleet.statuses()) == 4
+    fleet.check_at_rest()
+
+
+def ahead(fleet: Fleet, worlds: dict[str, dict[str, Any]]) -> None:
+    """The database is yesterday's; nothing is changed on hosts before somebody says so."""
     for argv in (("converge", "--all"), ("stop", "kept-1", "kept-2"), ("drift",)):
         text, hint = paragraph(fleet.run(*argv, exit=11))
         assert "has accepted serial" in text
@@ -270,9 +286,3 @@ def test_hosts_that_are_ahead_of_a_restored_database(fleet: Fleet, tmp_path: Pat
     assert {step["Kind"] for step in orphans} == {"domain", "disk"}
     assert fleet.statuses() == {"kept-1": "ACTIVE", "kept-2": "ACTIVE"}
     fleet.check_rows()
-
-    put_database(fleet, newer)
-    fleet.run("recover", "--adopt")
-    fleet.run("converge", "--all")
-    assert len(fleet.statuses()) == 4
-    fleet.check_at_rest()
