@@ -164,11 +164,12 @@ def crowded(labs: Labs, runs: int) -> list[Row]:
     say("  boot --count 100")
     started = boot(place, lab, "many", count=100)
     taken = repeat(max(runs, 5), lambda: place.on_hosts(lab, "converge", "host1"))
+    note = f"the guests, idle in the BIOS, use {place.idle_rate(lab):.2f} CPUs by themselves"
     dull = place.on_hosts(lab, "boot", "one-more", "--image", "blank", "--flavor", "bench")
     say("  removing that lab")
     place.lab_down(lab)
     return [
-        row("converge-100", "converge, nothing to do, 1 host, 100 instances", 1.0, taken),
+        row("converge-100", "converge, nothing to do, 1 host, 100 instances", 1.0, taken, note),
         row("boot-100", "boot --count 100 on one host", None, [started]),
         row("boot-101", "boot of one more there", None, [dull]),
     ]

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,12 @@ class Place:
         before = self._hosts_cpu(cloud)
         taken = self.stackctl(cloud, *words)
         return replace(taken, hosts_cpu=self._hosts_cpu(cloud) - before)
+
+    def idle_rate(self, lab: str, seconds: float = 3.0) -> float:
+        """How many CPUs the hosts of a lab use while nobody asks anything of them."""
+        before = self._hosts_cpu(lab)
+        time.sleep(seconds)
+        return (self._hosts_cpu(lab) - before) / seconds
 
     def _hosts_cpu(self, lab: str) -> float:
         """Seconds of CPU of all processes of a lab's hosts, the dead ones included."""

@@ -35,6 +35,8 @@ class Explanation:
     hosts: tuple[HostVerdict, ...]
     events: tuple[Row, ...]
     next_command: str
+    left_out: int = 0
+    """How many more hosts were looked at, in a large cloud: the best and some refused are kept."""
 
 
 def explain(context: Context, word: str) -> Explanation:
@@ -65,6 +67,7 @@ def explain(context: Context, word: str) -> Explanation:
         hosts=tuple(_verdict(item, plain["host_id"]) for item in plain["verdicts"]),
         events=tuple(reversed(events)),
         next_command=_next_command(server, plain),
+        left_out=plain.get("left_out", 0),
     )
 
 

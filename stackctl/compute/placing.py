@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from stackctl.compute.capacity import candidates
 from stackctl.compute.resolving import Resolved
@@ -13,6 +13,9 @@ from stackctl.errors import NoCapacity
 from stackctl.hostspec.build import TUNNEL_TYPES
 from stackctl.identity.context import Context
 from stackctl.state import Reader, Row, Writer, find, now
+
+VERDICTS_KEPT = 50
+"""Of how many hosts that could and that could not the numbers are kept, for each server."""
 
 
 class NoValidHost(NoCapacity):
@@ -108,6 +111,10 @@ def _host_hint(reader: Reader, word: str | None) -> str | None:
 
 
 def _plain_decision(decision: Decision) -> dict[str, object]:
-    plain = asdict(decision)
+    able = [verdict for verdict in decision.verdicts if not verdict.refused_by]
+    refused = [verdict for verdict in decision.verdicts if verdict.refused_by]
+    kept = (*able[:VERDICTS_KEPT], *refused[:VERDICTS_KEPT])
+    plain = asdict(replace(decision, verdicts=kept))
     plain["request"]["physical_networks"] = sorted(decision.request.physical_networks)
+    plain["left_out"] = len(decision.verdicts) - len(kept)
     return plain

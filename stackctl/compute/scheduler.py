@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 UNREACHABLE_WEIGHT = -10.0
 """A host that did not answer lately is a last resort, not forbidden: it may be back."""
 
+HOSTS_SHOWN = 20
+"""Of how many hosts a refusal says why, in its one paragraph."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -188,7 +191,9 @@ def no_valid_host(decision: Decision, placed: int, wanted: int) -> str:
     """Why a request fits nowhere, host by host with numbers."""
     if not decision.verdicts:
         return "No valid host was found: this cloud has no hosts."
-    reasons = "; ".join(f"{item.host}: {item.why}" for item in decision.verdicts)
+    shown, more = decision.verdicts[:HOSTS_SHOWN], len(decision.verdicts) - HOSTS_SHOWN
+    reasons = "; ".join(f"{item.host}: {item.why}" for item in shown)
+    reasons += f"; and {more} more hosts" if more > 0 else ""
     after = f" after {placed} of {wanted} were placed" if placed else ""
     return f"No valid host was found for {decision.request.name}{after}. {reasons}."
 

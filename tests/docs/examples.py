@@ -118,7 +118,7 @@ def problem(words: list[str]) -> str:
 
 def parse_problem(command: click.Command, words: list[str]) -> str:
     """What the parser of a command says of its words, without running anything."""
-    context = click.Context(command, info_name=command.name)
+    context = click.Context(command, info_name=command.name, **command.context_settings)
     try:
         values, left, _ = command.make_parser(context).parse_args(list(words))
     except click.UsageError as error:
@@ -156,9 +156,21 @@ class Walk:
 
     def run(self, example: Example) -> str:
         """Run one example; AssertionError with what it printed when it fails."""
+        done = self.shell(example.text)
+        said = f"{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{example}: $ {example.text}\nexit {done.returncode}\n{said}"
+        self.outputs[str(example)] = done.stdout
+        return done.stdout
+
+    def end(self, text: str) -> None:
+        """Clean up after pages; whether there was anything to clean does not matter."""
+        self.shell(text)
+
+    def shell(self, text: str) -> subprocess.CompletedProcess[str]:
+        """Type a line."""
         path = f"{ROOT / 'bin'}:{self.environment.get('PATH', os.environ['PATH'])}"
-        done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {example.text}"],
+        return subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {text}"],
             cwd=self.folder,
             env={**os.environ, **self.environment, "PATH": path},
             stdin=subprocess.DEVNULL,
@@ -167,7 +179,3 @@ class Walk:
             timeout=self.timeout_s,
             check=False,
         )
-        said = f"{done.stdout}{done.stderr}"
-        assert done.returncode == 0, f"{example}: $ {example.text}\nexit {done.returncode}\n{said}"
-        self.outputs[str(example)] = done.stdout
-        return done.stdout

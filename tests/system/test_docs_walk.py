@@ -12,3 +12,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("page", ["docs/reference.md"])
 def test_pages_that_need_no_lab(page, tmp_path, clouds):
     Walk({"STACKCTL_CLOUDS": str(clouds)}, tmp_path).page(ROOT / page)
+
+
+@pytest.mark.parametrize("page", ["docs/guide/getting-started.md"])
+def test_pages_that_make_their_own_lab(page, tmp_path, clouds):
+    walk = Walk({"STACKCTL_CLOUDS": str(clouds), "STACKCTL_CLOUD": "lab"}, tmp_path)
+    try:
+        walk.page(ROOT / page)
+    finally:
+        walk.end("stackctl lab-down --yes")
+    assert not (clouds / "lab").exists()

@@ -65,6 +65,19 @@ def test_placed_again(pair):
     assert explain(pair.context, "vm").chosen == "h2"
 
 
+def test_a_large_cloud_is_told_in_short(world):
+    world.add_image()
+    world.add_network()
+    for number in range(60):
+        world.add_host(f"h{number:02}", zone="moon" if number >= 55 else "nova")
+    world.booted("vm", zone="nova")
+    told = explain(world.context, "vm")
+    assert (told.hosts[0].host, told.hosts[0].chosen) == ("h00", True)
+    assert (len(told.hosts), told.left_out) == (55, 5)
+    with pytest.raises(NoCapacity, match="h19: is in zone nova, not sun; and 40 more hosts"):
+        world.boot("other", zone="sun")
+
+
 def test_nothing_is_known(pair):
     with pytest.raises(NotFound, match="never booted or refused"):
         explain(pair.context, "vm")
