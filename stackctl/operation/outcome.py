@@ -62,9 +62,9 @@ class Done(Generic[T]):
             return
         message = " ".join(_sentences(self.failures))
         kinds = {failure.error for failure in self.failures}
+        if self.succeeded or PartlyDone in kinds:
+            kinds = {PartlyDone}
         error = kinds.pop() if len(kinds) == 1 else ResourceFailed
-        if self.succeeded:
-            error = PartlyDone
         hints = [failure.hint for failure in self.failures if failure.hint]
         raise error(message, hint=self.hint or next(iter(hints), "stackctl events"))
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from stackctl.identity.context import admin_context
 from stackctl.image.service import create_image, delete_image
 from stackctl.image.types import NewImage
 from tests.engines import TINY_GUEST
 from tests.fleet import Fleet, Result
 
-MAX_POINTS = 60
+MAX_POINTS = 120
 HOSTS = 2
 
 
@@ -28,9 +30,10 @@ def killed(fleet: Fleet, at: int, *argv: str) -> int:
     return agents_started(result) - HOSTS
 
 
-def test_boot_and_delete_finish_though_agents_die_at_any_point(fleet: Fleet) -> None:
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_boot_and_delete_finish_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
     reached = 0
-    for at in range(1, MAX_POINTS):
+    for at in range(1, MAX_POINTS, stride):
         dead = killed(fleet, at, "boot", "a", *fleet.tiny, "--count", "2")
         assert fleet.statuses() == {"a-1": "ACTIVE", "a-2": "ACTIVE"}, (
             f"boot, agents killed at {at}"
@@ -47,9 +50,10 @@ def test_boot_and_delete_finish_though_agents_die_at_any_point(fleet: Fleet) -> 
     assert at < MAX_POINTS - 1, "the points never end"
 
 
-def test_power_commands_finish_though_agents_die_at_any_point(fleet: Fleet) -> None:
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_power_commands_finish_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
     fleet.boot("a", "--count", "2")
-    for at in range(1, MAX_POINTS):
+    for at in range(1, MAX_POINTS, stride):
         dead = killed(fleet, at, "stop", "a-1", "a-2")
         assert set(fleet.statuses().values()) == {"SHUTOFF"}, f"stop, agents killed at {at}"
         dead += killed(fleet, at, "start", "a-1", "a-2")
