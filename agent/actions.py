@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from agent import layout, prune, purge, waiting
 from agent.channel import Channel, ChannelLost
@@ -19,6 +18,9 @@ from agent.spec import to_plain
 from agent.store import Store
 from agent.system import files, libvirt_conn
 from agent.wire import MAX_REPLY_BYTES, WireError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 WORKERS = 16
 MAX_CONSOLE_BYTES = 2 * 1024 * 1024
@@ -30,7 +32,7 @@ Action = Callable[[Store, Args, Callable[[], None]], Any]
 
 def serve(channel: Channel, store: Store) -> None:
     """Answer ``act`` messages until ``bye``; ChannelLost when the controller is gone."""
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="action")
+    pool: Optional[ThreadPoolExecutor] = None
     relay: Optional[Relay] = None
     try:
         while True:
@@ -45,11 +47,20 @@ def serve(channel: Channel, store: Store) -> None:
             elif frame.message.get("name") == "relay":
                 relay = _open_relay(channel, frame.message)
             else:
+                pool = pool or _pool()
                 pool.submit(_answer, channel, store, frame.message)
     finally:
         if relay is not None:
             relay.close()
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool() -> ThreadPoolExecutor:
+    """Threads for actions. Most exchanges ask for none, and loading this takes a while."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(WORKERS, thread_name_prefix="action")
 
 
 def _open_relay(channel: Channel, message: Args) -> Optional[Relay]:

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 from agent import killpoint
@@ -73,10 +72,14 @@ class Convergence:
 
     def run(self, kinds: Sequence[Kind]) -> None:
         """Converge these kinds (in observing mode: tell what would be done)."""
-        for kind in reversed(kinds):
-            self._run(kind, kind.removals)
+        self.remove(kinds)
         for kind in kinds:
             self._run(kind, kind.changes)
+
+    def remove(self, kinds: Sequence[Kind]) -> None:
+        """Take away what the spec does not have, and make nothing."""
+        for kind in reversed(kinds):
+            self._run(kind, kind.removals)
 
     def _run(self, kind: Kind, look: Callable[[Host, HostSpec], Iterable[Step]]) -> None:
         self._check()
@@ -86,29 +89,36 @@ class Convergence:
             # Looking failed for the whole kind: the report names the host itself.
             self._finish(Report(kind.name, self._spec.host_id, "failed", fault=fault_of(error)))
             steps = []
-        for together, group in groupby(steps, self._runs_in_thread):
-            if together:
-                self._run_together(list(group))
-            else:
-                self._run_in_turn(group)
+        self._take(steps)
         self._reporter.flush()
 
-    def _runs_in_thread(self, step: Step) -> bool:
-        return step.parallel and self._changes_host(step)
+    def _take(self, steps: Iterable[Step]) -> None:
+        """All steps in their order; those between which nothing else changes may run together."""
+        together: list[Step] = []
+        for step in steps:
+            if not self._changes_host(step):
+                self._finish(self._standing(step))
+            elif step.parallel:
+                together.append(step)
+            else:
+                self._run_together(together)
+                together = []
+                self._run_alone(step)
+        self._run_together(together)
 
     def _changes_host(self, step: Step) -> bool:
         return step.apply is not None and not self._host.observing
 
-    def _run_in_turn(self, steps: Iterable[Step]) -> None:
-        for step in steps:
-            if not self._changes_host(step):
-                self._finish(self._standing(step))
-                continue
-            self._check()
-            self._reporter.begins(step)
-            self._finish(apply(step))
+    def _run_alone(self, step: Step) -> None:
+        self._check()
+        self._reporter.begins(step)
+        self._finish(apply(step))
 
     def _run_together(self, steps: Sequence[Step]) -> None:
+        if len(steps) <= 1:
+            for step in steps:
+                self._run_alone(step)
+            return
         from concurrent.futures import ThreadPoolExecutor, as_completed
 
         for step in steps:

@@ -1,14 +1,16 @@
 """What a host says about itself in its hello: capacity, engines, NICs, bridges.
 
-Everything here is read, nothing changed, and nothing missing is an error: a host without an
-engine says so. Engines are asked side by side, because hello is part of every command.
+Everything here is read, nothing of the host is changed, and nothing missing is an error: a host
+without an engine says so. Engines are asked side by side, because hello is part of every command.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,8 @@ from agent.system.run import CommandFailed, run
 QUERY_TIMEOUT_S = 5.0
 CPUINFO = Path("/proc/cpuinfo")
 KVM_DEVICE = Path("/dev/kvm")
+PROGRAMS = {"ovs": "ovs-vswitchd", "dnsmasq": "dnsmasq"}
+KNOWN_VERSIONS = Path("/run/stackctl/versions.json")
 
 Facts = dict[str, Any]
 
@@ -44,8 +48,7 @@ def gather(data: Path) -> Facts:
         lambda: facts.update(_libvirt(versions)),
         lambda: facts.update(nics=_nics()),
         lambda: facts.update(bridges=_bridges()),
-        lambda: versions.update(ovs=_version(["ovs-vswitchd", "--version"])),
-        lambda: versions.update(dnsmasq=_version(["dnsmasq", "--version"])),
+        lambda: versions.update(_program_versions()),
     )
     facts["versions"] = versions
     return facts
@@ -143,8 +146,36 @@ def _bridges() -> Optional[list[str]]:
     return None if text is None else text.split()
 
 
-def _version(argv: list[str]) -> Optional[str]:
-    words = (_output(argv) or "").partition("\n")[0].split()
+def _program_versions() -> dict[str, Optional[str]]:
+    """Versions of engines that only their programs tell.
+
+    They are asked once in a boot, and again when a program's file is another one.
+    """
+    files_now = {key: _identity(program) for key, program in PROGRAMS.items()}
+    try:
+        known = json.loads(KNOWN_VERSIONS.read_text())
+        if known["files"] == files_now:
+            return dict(known["versions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    versions = {key: _version(program) for key, program in PROGRAMS.items()}
+    note = json.dumps({"files": files_now, "versions": versions}).encode()
+    with contextlib.suppress(OSError):
+        files.make_folder(KNOWN_VERSIONS.parent)
+        files.write_atomic(KNOWN_VERSIONS, note)
+    return versions
+
+
+def _identity(program: str) -> Optional[list[int]]:
+    path = shutil.which(program)
+    if path is None:
+        return None
+    status = Path(path).stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _version(program: str) -> Optional[str]:
+    words = (_output([program, "--version"]) or "").partition("\n")[0].split()
     return next((word for word in words if word[0].isdigit()), None)
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from agent import converge, layout
 from agent.faults import StepFailed
+from agent.resources import bridge, topology
 from agent.resources.base import Host
 from agent.resources.domain_xml import describe
 from agent.resources.registry import KINDS
 from agent.spec import SPEC_FORMAT, HostSettings, HostSpec, Tombstone
 from agent.store import Store, boot_id
-from agent.system import files, libvirt_conn
+from agent.system import files, libvirt_conn, ovs
 
 LOCK_TIMEOUT_S = 30.0
 KEPT = ("agent", "host.lock")
@@ -35,13 +36,20 @@ def purge(store: Store, args: Args, check: Callable[[], None]) -> Args:
         sent: list[dict[str, Any]] = []
         reporter = converge.Reporter(sent.append)
         host = Host(store.data, boot_id(), store.boot_id_before(), store.blob)
-        converge.Convergence(host, spec, reporter, check).run(KINDS)
+        converge.Convergence(host, spec, reporter, check).remove(KINDS)
         if host.failed:
             raise StepFailed(f"nothing was forgotten: {_faults(sent)}")
+        _remove_integration(spec)
         for path in store.data.iterdir():
             if path.name not in KEPT:
                 files.remove_folder(path)
         return {"counts": reporter.counts}
+
+
+def _remove_integration(spec: HostSpec) -> None:
+    """Remove the switch that everything was plugged into, when it is ours."""
+    if topology.INTEGRATION in bridge.own_bridges(spec, ovs.observe()):
+        ovs.transact([["--if-exists", "del-br", topology.INTEGRATION]])
 
 
 def _empty_spec(store: Store, cloud_id: str, host_id: str) -> HostSpec:
@@ -52,7 +60,7 @@ def _empty_spec(store: Store, cloud_id: str, host_id: str) -> HostSpec:
         host_id=host_id,
         serial=0 if last is None else last.serial,
         nonce="" if last is None else last.nonce,
-        settings=HostSettings() if last is None else last.settings,
+        settings=HostSettings(),
         tombstones=tuple(_tombstones(store, cloud_id)),
     )
 

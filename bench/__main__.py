@@ -90,20 +90,33 @@ def _report(rows: list[Row], form: str, load: list[str]) -> str:
     if form == "json":
         told = {"machine": {"before": load[0], "after": load[1]}}
         return json.dumps({**told, "rows": [row.plain() for row in rows]}, indent=2) + "\n"
-    titles = ["What", "Budget", "Median", "Min-max", "CPU", "Runs", "Verdict", "Note"]
-    sides = ["left", *["right"] * 5, "left", "left"]
+    titles = ["What", "Budget", "Median", "Min-max", "CPU", "On hosts", "Runs", "Verdict", "Note"]
+    sides = ["left", *["right"] * 6, "left", "left"]
     lines = [_line(row) for row in rows]
     drawn = tabulate(lines, titles, tablefmt="pretty", colalign=sides)
-    return f"{drawn}\nBefore: {load[0]}.\nAfter: {load[1]}.\n"
+    legend = (
+        "CPU: seconds that the command itself used; on hosts: what all of its lab's hosts used."
+    )
+    return f"{drawn}\n{legend}\nBefore: {load[0]}.\nAfter: {load[1]}.\n"
 
 
 def _line(row: Row) -> list[str]:
     told = row.plain()
     spread = f"{_figure(row.unit, told['min'])}-{_figure(row.unit, told['max'])}"
     budget = "" if row.budget is None else f"{row.budget:g} {row.unit}".strip()
-    cpu = "" if told["cpu"] is None else _figure("s", told["cpu"])
+    cpu, on_hosts = ("" if c is None else f"{c:.3f}" for c in (told["cpu"], told["hosts_cpu"]))
     median = f"{_figure(row.unit, told['median'])} {row.unit}".strip()
-    return [row.what, budget, median, spread, cpu, str(told["runs"]), row.verdict, row.note]
+    return [
+        row.what,
+        budget,
+        median,
+        spread,
+        cpu,
+        on_hosts,
+        str(told["runs"]),
+        row.verdict,
+        row.note,
+    ]
 
 
 def _figure(unit: str, value: float) -> str:

@@ -25,33 +25,39 @@ def other(number, xml):
     xml = re.sub(r"<name>.*?</name>", "<name>floor-%d</name>" % number, xml)
     xml = re.sub(r"fa:16:3e:..:..:..", "fa:16:3e:ff:ff:%02x" % number, xml)
     tap = "floortap%d" % number
-    for argv in (["add", tap, "mode", "tap"],):
-        subprocess.run(["ip", "tuntap", *argv], check=True)
+    subprocess.run(["ip", "tuntap", "add", tap, "mode", "tap"], check=True)
     subprocess.run(["ip", "link", "set", tap, "up"], check=True)
     xml = re.sub(r"dev=['\"]tap[0-9a-f-]+['\"]", "dev='%s'" % tap, xml)
     for path in set(re.findall(r"file=['\"]([^'\"]+)['\"]", xml)):
         made = "/var/tmp/floor-%d-%s" % (number, os.path.basename(path))
-        if path.endswith(".qcow2"):
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", made, "1G"], check=True)
-        else:
-            open(made, "wb").write(b"\0" * 374784)
-        xml = xml.replace(path, made)
+        if path.endswith((".qcow2", ".iso")):  # an image below a disk stays where it is
+            subprocess.run(["cp", path, made], check=True)
+        if path.endswith((".qcow2", ".iso", ".log")):
+            xml = xml.replace(path, made)
     return xml
 
-def start(xml):
-    connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).create()
+failures = []
+
+def start(xml, connection):
+    try:
+        connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).create()
+    except Exception as error:
+        failures.append(str(error))
 
 wanted = json.loads(sys.stdin.readline())
 connection = libvirt.open("qemu:///system")
 known = connection.listAllDomains()
 texts = [other(i, xml) for i, xml in enumerate(wanted)]
 connection.getCapabilities()
+# libvirt carries out the calls of one connection one after another: each thread has its own.
+own = [libvirt.open("qemu:///system") for _ in texts]
+[one.getLibVersion() for one in own]
+threads = [threading.Thread(target=start, args=each) for each in zip(texts, own)]
 print("ready", flush=True)
 sys.stdin.readline()
-threads = [threading.Thread(target=start, args=(xml,)) for xml in texts]
 [t.start() for t in threads]
 [t.join() for t in threads]
-print("done", flush=True)
+print("done" if not failures else "failed: %s" % failures, flush=True)
 sys.stdin.readline()
 for domain in connection.listAllDomains():
     if domain.name().startswith("floor-"):
@@ -83,25 +89,38 @@ def domain_xml(host: FloorHost, server_id: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def measure(domains: Sequence[tuple[FloorHost, list[str]]]) -> Taken:
-    """Start the domains of all hosts at once; the time until the last one runs."""
-    helpers = [_Helper(host, texts) for host, texts in domains]
-    try:
-        for helper in helpers:
-            helper.expect("ready")
-        begun = time.monotonic()
-        for helper in helpers:
-            helper.say()
-        for helper in helpers:
-            helper.expect("done")
-        taken = time.monotonic() - begun
-        for helper in helpers:
-            helper.say()
-            helper.expect("clean")
-    finally:
-        for helper in helpers:
+class Floor:
+    """Domains of several hosts, with all that they need made, ready to be started at once."""
+
+    def __init__(self, domains: Sequence[tuple[FloorHost, list[str]]]) -> None:
+        self._helpers = [_Helper(host, texts) for host, texts in domains]
+        try:
+            for helper in self._helpers:
+                helper.expect("ready")
+        except BaseException:
+            self.end()
+            raise
+
+    def measure(self) -> Taken:
+        """Start them: the time until the last one runs. Nothing of them is left afterwards."""
+        try:
+            begun = time.monotonic()
+            for helper in self._helpers:
+                helper.say()
+            for helper in self._helpers:
+                helper.expect("done")
+            taken = time.monotonic() - begun
+            for helper in self._helpers:
+                helper.say()
+                helper.expect("clean")
+        finally:
+            self.end()
+        return Taken(taken)
+
+    def end(self) -> None:
+        """Be sure that no helper is left."""
+        for helper in self._helpers:
             helper.end()
-    return Taken(taken)
 
 
 class _Helper:
@@ -127,8 +146,8 @@ class _Helper:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line.strip() != word:
-            _, errors = self._process.communicate(timeout=10)
-            raise CommandFailed(f"the floor's helper on {self._host.name} ended: {errors[-500:]}")
+            why = line or self._process.communicate(timeout=10)[1][-500:]
+            raise CommandFailed(f"the floor on {self._host.name}: {why.strip()}")
 
     def end(self) -> None:
         """Be sure that it is gone."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import floor
-from bench.floor import FloorHost
+from bench.floor import Floor, FloorHost
 from bench.measuring import Row, Taken, repeat, row, say, take
 from bench.place import ROOT, Place
 
@@ -57,7 +57,7 @@ def prepare(place: Place, lab: str) -> None:
 def boot(place: Place, lab: str, name: str, *more: str, count: int) -> Taken:
     """Boot servers from the blank image."""
     words = ("--image", "blank", "--flavor", "bench", "--nic", "net=net", "--count", str(count))
-    return place.stackctl(lab, "boot", name, *words, *more)
+    return place.on_hosts(lab, "boot", name, *words, *more)
 
 
 def lab_up(labs: Labs, runs: int) -> list[Row]:
@@ -79,10 +79,13 @@ def boots(labs: Labs, runs: int) -> list[Row]:
     for run in range(runs):
         say(f"  boot, delete, floor: {run + 1} of {runs}")
         booted.append(boot(place, lab, "node", count=4))
-        domains = _domains(place, lab, hosts)
-        deleted.append(place.stackctl(lab, "delete", *NAMES))
-        raw.append(floor.measure(domains))
-    beyond = [Taken(max(b.wall - f.wall, 0.0), b.cpu) for b, f in zip(booted, raw, strict=True)]
+        prepared = Floor(_domains(place, lab, hosts))
+        try:
+            deleted.append(place.on_hosts(lab, "delete", *NAMES))
+            raw.append(prepared.measure())
+        finally:
+            prepared.end()
+    beyond = [Taken(b.wall - f.wall) for b, f in zip(booted, raw, strict=True)]
     return [
         row("boot-beyond", "boot --count 4, two hosts, beyond the floor", 0.8, beyond),
         row("boot", "boot --count 4, whole", None, booted),
@@ -160,12 +163,13 @@ def crowded(labs: Labs, runs: int) -> list[Row]:
     place.stackctl(lab, "host-set", "host1", "--cpu-ratio", "32")
     say("  boot --count 100")
     started = boot(place, lab, "many", count=100)
-    taken = repeat(max(runs, 5), lambda: place.stackctl(lab, "converge", "host1"))
-    dull = place.stackctl(lab, "boot", "one-more", "--image", "blank", "--flavor", "bench")
+    taken = repeat(max(runs, 5), lambda: place.on_hosts(lab, "converge", "host1"))
+    note = f"the guests, idle in the BIOS, use {place.idle_rate(lab):.2f} CPUs by themselves"
+    dull = place.on_hosts(lab, "boot", "one-more", "--image", "blank", "--flavor", "bench")
     say("  removing that lab")
     place.lab_down(lab)
     return [
-        row("converge-100", "converge, nothing to do, 1 host, 100 instances", 1.0, taken),
+        row("converge-100", "converge, nothing to do, 1 host, 100 instances", 1.0, taken, note),
         row("boot-100", "boot --count 100 on one host", None, [started]),
         row("boot-101", "boot of one more there", None, [dull]),
     ]
@@ -177,7 +181,7 @@ def fleet(labs: Labs, runs: int) -> list[Row]:
     place, lab = labs.place, labs.place.new_lab()
     up = place.lab_up(lab, 20)
     place.stackctl(lab, "converge", "--all")
-    taken = repeat(max(runs, 5), lambda: place.stackctl(lab, "converge", "--all"))
+    taken = repeat(max(runs, 5), lambda: place.on_hosts(lab, "converge", "--all"))
     say("  removing that lab")
     place.lab_down(lab)
     return [

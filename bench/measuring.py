@@ -9,17 +9,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What one run took: seconds by the clock, and seconds of CPU of the process itself."""
+    """What one run took: seconds by the clock, of CPU of the command itself, and on its hosts."""
 
     wall: float
     cpu: float = 0.0
     output: str = ""
+    hosts_cpu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Row:
     values: tuple[float, ...]
     cpu: tuple[float, ...] = ()
     note: str = ""
-    tolerance: float = field(default=0.0, repr=False)
+    hosts_cpu: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -61,10 +62,15 @@ class Row:
             "min": round(min(self.values), 4),
             "max": round(max(self.values), 4),
             "runs": len(self.values),
-            "cpu": round(statistics.median(self.cpu), 4) if self.cpu else None,
+            "cpu": _middle(self.cpu),
+            "hosts_cpu": _middle(self.hosts_cpu),
             "verdict": self.verdict,
             "note": self.note,
         }
+
+
+def _middle(values: tuple[float, ...]) -> float | None:
+    return round(statistics.median(values), 4) if any(values) else None
 
 
 class CommandFailed(Exception):
@@ -124,7 +130,7 @@ def timed(work: Callable[[], object]) -> Taken:
 def row(name: str, what: str, budget: float | None, taken: Sequence[Taken], note: str = "") -> Row:
     """A row of seconds."""
     walls, cpus = tuple(t.wall for t in taken), tuple(t.cpu for t in taken)
-    return Row(name, what, budget, "s", walls, cpus, note)
+    return Row(name, what, budget, "s", walls, cpus, note, tuple(t.hosts_cpu for t in taken))
 
 
 def say(text: str) -> None:

@@ -7,8 +7,10 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,36 @@ class Place:
     def stackctl(self, cloud: str, *words: str, timeout_s: float = 600) -> Taken:
         """Run the real command in a cloud of this place."""
         return take([str(LAUNCHER), "--cloud", cloud, *words], self.env, timeout_s)
+
+    def on_hosts(self, cloud: str, *words: str) -> Taken:
+        """Run a command, and count the CPU that the hosts of its lab used meanwhile, too."""
+        before = self._hosts_cpu(cloud)
+        taken = self.stackctl(cloud, *words)
+        return replace(taken, hosts_cpu=self._hosts_cpu(cloud) - before)
+
+    def idle_rate(self, lab: str, seconds: float = 3.0) -> float:
+        """How many CPUs the hosts of a lab use while nobody asks anything of them."""
+        before = self._hosts_cpu(lab)
+        time.sleep(seconds)
+        return (self._hosts_cpu(lab) - before) / seconds
+
+    def _hosts_cpu(self, lab: str) -> float:
+        """Seconds of CPU of all processes of a lab's hosts, the dead ones included."""
+        inits = (json.loads(p.read_text()) for p in self._hosts(lab).glob("*/init.json"))
+        spaces = {Path(f"/proc/{init['pid']}/ns/pid").readlink() for init in inits}
+        ticks = 0
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if (folder / "ns" / "pid").readlink() in spaces:
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                    # utime, stime, and those of children that were waited for
+                    ticks += sum(map(int, fields[11:15]))
+            except OSError:
+                continue
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _hosts(self, lab: str) -> Path:
+        return self.clouds / lab / "lab" / "hosts"
 
     def rows(self, cloud: str, *words: str) -> Any:
         """What a command says with -f json."""

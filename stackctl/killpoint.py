@@ -3,6 +3,8 @@
 Between any two effects that others can see there is a ``reached``. A test counts them once
 (STACKCTL_KILL_COUNT_FILE) and then dies at each in turn (STACKCTL_KILL_AT=N): a new point is
 covered without being named anywhere. Unarmed, it costs one comparison.
+
+The agents have points of their own: STACKCTL_AGENT_KILL_AT=N has those that converge die at theirs.
 """
 
 from __future__ import annotations
@@ -30,3 +32,8 @@ def reached(name: str) -> None:
                 file.write(f"{_count} {name}\n")
         if _count == _KILL_AT:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def for_agents() -> int:
+    """The point at which a test wants agents to die; 0 for none."""
+    return int(os.environ.get("STACKCTL_AGENT_KILL_AT", "0"))

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from stackctl.compute import service
+from stackctl.compute import service, views
 from stackctl.compute.types import BootRequest, Nic
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.identity.context import Context, Watch, admin_context
@@ -65,7 +65,8 @@ class World:
         """A host that has said what it has but was never converged; returns its id."""
         number = self.value("SELECT count(*) + 1 FROM hosts")
         row = {"id": new_id(), "name": name, "transport": "ssh", "address": name, "ssh_port": 22}
-        row |= {"ssh_user": "root", "host_key": "k", "tunnel_address": f"10.9.0.{number}"}
+        row |= {"ssh_user": "root", "host_key": "ssh-ed25519 AAAA"}
+        row |= {"tunnel_address": f"10.9.0.{number}"}
         row |= {"vcpus": 16, "ram_mb": 65536, "disk_gb": 500, "created_at": now()}
         row |= {"facts_json": json.dumps({"machine_types": {"pc": "pc-i440fx-9.0"}})}
         with write(self.cloud) as writer:
@@ -79,7 +80,7 @@ class World:
         sha256 = hashlib.sha256(name.encode()).hexdigest()
         row = {"id": new_id(), "project_id": self.context.project_id, "name": name}
         row |= {"status": "active", "disk_format": "qcow2", "size_bytes": 100, "sha256": sha256}
-        row |= {"virtual_size_bytes": 1 << 29, "created_at": now()}
+        row |= {"virtual_size_bytes": 1 << 29, "visibility": "public", "created_at": now()}
         with write(self.cloud) as writer:
             return writer.insert("images", {**row, **columns})["id"]
 
@@ -110,10 +111,10 @@ class World:
 
     def servers(self) -> dict[str, str]:
         """The status of every live server by name."""
-        return {server.name: server.status for server in service.list_servers(self.context)}
+        return {server.name: server.status for server in views.list_servers(self.context)}
 
     def server(self, name: str):
-        return service.show_server(self.context, name)
+        return views.show_server(self.context, name)
 
     def rows(self, sql: str, *parameters):
         with read(self.cloud) as reader:

@@ -6,13 +6,13 @@ import base64
 import contextlib
 import io
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import paramiko
 import pytest
+import yaml
 
 from stackctl.compute.flavors import NewFlavor, create_flavor
 from stackctl.identity.bootstrap import create_cloud, public_key
@@ -26,7 +26,7 @@ from stackctl.lab.requirements import missing_commands
 from stackctl.network.networks import NewNetwork, create_network
 from stackctl.network.subnets import NewSubnet
 from stackctl.state import Cloud
-from tests.fleet import Fleet
+from tests.fleet import Fleet, Forks
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stackctl"
 
@@ -89,6 +89,9 @@ def lab_cloud(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
     """The cloud whose lab all tests share; its hosts are registered by who needs them to be."""
     cloud = Cloud("lab", tmp_path_factory.mktemp("clouds") / "lab")
     create_cloud(cloud)
+    # Lab hosts answer in milliseconds, or are off.
+    settings = {"connect_timeout_s": 5, "peripheral_connect_timeout_s": 3}
+    (cloud.folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return cloud
 
 
@@ -138,7 +141,7 @@ def direct_boot() -> guest.DirectBoot:
 
 
 @pytest.fixture(scope="session")
-def fleet(lab: Lab, lab_cloud: Cloud) -> Fleet:
+def fleet(lab: Lab, lab_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The lab's cloud with its hosts registered, a network, a tiny flavor and image."""
     made = start_lab(lab_cloud, 2, watch=Watch(), progress=lambda _: None)
     assert made.failed == ()
@@ -148,7 +151,11 @@ def fleet(lab: Lab, lab_cloud: Cloud) -> Fleet:
     create_flavor(context, NewFlavor("tiny", vcpus=1, ram_mb=64, disk_gb=1)).check()
     subnet = NewSubnet(cidr="10.77.0.0/24")
     create_network(context, NewNetwork(name="faults", subnet=subnet)).check()
-    return Fleet(lab_cloud)
+    forks = Forks(tmp_path_factory.mktemp("commands"))
+    try:
+        yield Fleet(lab_cloud, forks)
+    finally:
+        forks.close()
 
 
 def eventually(check: Callable[[], bool], what: str, *, seconds: float = 30) -> None:

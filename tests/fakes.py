@@ -58,8 +58,8 @@ class FakeFleet:
         self.opened: Counter = Counter()
         self.modes: list[tuple[str, str]] = []
         self.specs: list[HostSpec] = []
-        self.reported: list[Report] = []
         self.before_open = None
+        self.batches = False
         self._lock = threading.Lock()
 
     def open_session(self, target, opening, *, image_file=None, progress=None, on_step=None):
@@ -136,7 +136,7 @@ class FakeSession:
         self.hello = Hello(accepted, "boot-1", dict(FACTS))
 
     def converge(self, spec, blob, on_reports):
-        """Become what the spec says, one report at a time."""
+        """Become what the spec says; reports come one at a time, or in batches of a kind."""
         wanted = from_plain(HostSpec, json.loads(json.dumps(spec)))
         assert to_plain(wanted) == spec
         state = self._fleet.state(self._name)
@@ -150,15 +150,21 @@ class FakeSession:
         self._fleet.save(self._name, state)
         if self._trouble.lose == "after":
             raise self._lost()
-        work = _Work(state, wanted, self._trouble)
-        for number, report in enumerate(work.run(), start=1):
+        ready: list[Report] = []
+        for number, report in enumerate(_Work(state, wanted, self._trouble).run(), start=1):
             if number == self._trouble.die_at:
                 raise self._lost()
+            if ready and not (self._fleet.batches and ready[-1].kind == report.kind):
+                self._tell(on_reports, ready)
             self._fleet.save(self._name, state)
-            if not self._trouble.silent:
-                self._fleet.reported.append(report)
-                on_reports([report])
+            ready.append(report)
+        self._tell(on_reports, ready)
         return {}
+
+    def _tell(self, on_reports, ready) -> None:
+        if ready and not self._trouble.silent:
+            on_reports(list(ready))
+        ready.clear()
 
     def _check_newer(self, state, spec) -> None:
         last = state["accepted"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import select
 import signal
 import sqlite3
 import subprocess
@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stackctl.compute.views import list_servers
+from stackctl.identity.bootstrap import public_key
 from stackctl.identity.context import Watch, admin_context
-from stackctl.lab import machine
-from stackctl.lab.cloud import lab_of
+from stackctl.lab import machine, service
+from stackctl.lab.cloud import kill_lab_host, lab_of
 from stackctl.lab.models import LabHost
 from stackctl.operation import keep
 from stackctl.state import Cloud
@@ -104,44 +106,70 @@ class Running:
         self.process.send_signal(signal.SIGKILL)
 
 
+class Forks:
+    """Runs commands, one at a time, in a process that has imported everything: see forked.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forked"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def run(self, argv: tuple[str, ...], environment: Mapping[str, str]) -> Result:
+        """Run a command to its end."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._out.write_text("")
+        self._err.write_text("")
+        files = {"out": str(self._out), "err": str(self._err)}
+        request = {"argv": argv, "environment": dict(environment), **files}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        ready, _, _ = select.select([self._process.stdout], [], [], COMMAND_LIMIT_S)
+        assert ready, f"stackctl {' '.join(argv)} does not end"
+        status = int(self._process.stdout.readline())
+        return Result(argv, status, self._out.read_text(), self._err.read_text())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
 @dataclass
 class Fleet:
     """A cloud whose hosts are those of a lab."""
 
     cloud: Cloud
+    forks: Forks
     tiny = ("--image", "tiny", "--flavor", "tiny", "--nic", "net=faults")
     """The words that boot the tiny guest."""
 
     # --- commands ---------------------------------------------------------------------------
 
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """What commands of this cloud find around them."""
+        clouds, name = str(self.cloud.folder.parent), self.cloud.name
+        ours = {"STACKCTL_CLOUDS": clouds, "STACKCTL_CLOUD": name, "PYTHONPATH": str(ROOT)}
+        return {**os.environ, **ours, **more}
+
     def start(self, *argv: str, **environment: str) -> Running:
-        """Start a command."""
-        full = {
-            **os.environ,
-            "STACKCTL_CLOUDS": str(self.cloud.folder.parent),
-            "STACKCTL_CLOUD": self.cloud.name,
-            "PYTHONPATH": str(ROOT),
-            **environment,
-        }
+        """Start a command as a process of its own."""
         process = subprocess.Popen(
             [sys.executable, "-m", "stackctl", *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=full,
+            env=self.environment(environment),
         )
         return Running(argv, process)
 
     def run(self, *argv: str, exit: int | None = 0, **environment: str) -> Result:
         """Run a command to its end; ``exit``: the status it must have (None: any)."""
-        running = self.start(*argv, **environment)
-        try:
-            result = running.wait()
-        except BaseException:
-            running.kill()
-            running.wait()
-            raise
+        result = self.forks.run(argv, self.environment(environment))
         assert exit is None or result.exit == exit, str(result)
         assert "Traceback" not in result.err, str(result)
         return result
@@ -158,7 +186,7 @@ class Fleet:
 
     def statuses(self) -> dict[str, str]:
         """The status of each server, by name."""
-        return {name: row["Status"] for name, row in self.servers().items()}
+        return {row.name: row.status for row in list_servers(admin_context(self.cloud))}
 
     def delete_all(self) -> None:
         """Delete every server."""
@@ -175,6 +203,22 @@ class Fleet:
     def hosts(self) -> list[str]:
         """The names of all hosts."""
         return [host.name for host in lab_of(self.cloud).hosts]
+
+    def kill_host(self, name: str) -> None:
+        """Pull a host's plug."""
+        kill_lab_host(self.cloud, name)
+
+    def start_host(self, name: str) -> None:
+        """Start a host that was killed; nobody converges it."""
+        service.start_host(self.cloud.lab, name, public_key(self.cloud))
+
+    def answers(self, host: str, address: str) -> bool:
+        """Whether a guest answers a ping from a DHCP namespace of a host."""
+        name = next(name for name in self.world(host)["namespaces"] if name.startswith("qdhcp-"))
+        ping = ("ping", "-c", "1", "-W", "1", address)
+        return " 0% packet loss" in self.inside(
+            host, "ip", "netns", "exec", name, *ping, check=False
+        )
 
     def inside(self, host: str, *argv: str, check: bool = True, text: str = "") -> str:
         """Run a program on a host, beside SSH and the agent."""
@@ -200,6 +244,10 @@ class Fleet:
             self.inside(host, "/usr/bin/python3", "-I", "-c", LOOK, DATA)
         )
         return seen
+
+    def images(self, host: str) -> list[str]:
+        """The files of a host's image cache, hidden ones too."""
+        return self.inside(host, "ls", "-A", f"{DATA}/images").split()
 
     # --- the database -----------------------------------------------------------------------
 
@@ -282,14 +330,16 @@ class Fleet:
         """Hosts and rows agree, and neither a look nor another convergence finds work."""
         self.check()
         context = admin_context(self.cloud)
-        steps, silent = keep.drift(context, ())
-        assert (steps, silent) == ([], [])
-        done: list[str] = []
-        watch = Watch(
-            trace=lambda step, host, resource, _: done.append(f"{host} {step} {resource}")
-        )
-        keep.converge_hosts(replace(context, watch=watch), (), everything=True).check()
-        assert [step for step in done if not re.search(" (unchanged|held) |converged", step)] == []
+        assert keep.drift(context, ()) == ([], [])
+        changed: list[str] = []
+
+        def listen(step: str, host: str, resource: str, _: float) -> None:
+            if step.endswith((" made", " changed", " removed", " failed", " busy", " orphan")):
+                changed.append(f"{host} {step} {resource}")
+
+        context = replace(context, watch=Watch(trace=listen))
+        keep.converge_hosts(context, (), everything=True).check()
+        assert changed == []
         self.check()
         assert self.rows("SELECT summary FROM operations WHERE outcome = 'running'") == []
 

@@ -19,7 +19,7 @@ from typing import Any, Optional
 from agent.resources import dnsmasq_files, legs, switch, topology
 from agent.resources.base import Facts, Host, Step
 from agent.resources.dnsmasq_files import Files
-from agent.resources.topology import DhcpServer, Topology
+from agent.resources.topology import DhcpServer
 from agent.spec import HostSpec
 from agent.system import dnsmasq, links, netns, public_files
 from agent.system.run import CommandFailed
@@ -35,7 +35,7 @@ class Dhcp:
 
     def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Servers of subnets that have no port here any more."""
-        wanted = {server.subnet.id for server in Topology(spec).servers}
+        wanted = {server.subnet.id for server in switch.topology_of(host, spec).servers}
         folder = host.data / "dhcp"
         present = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         for subnet_id in present:
@@ -50,7 +50,7 @@ class Dhcp:
 
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Servers to start, reload or set right."""
-        known = Topology(spec)
+        known = switch.topology_of(host, spec)
         resolvers = dnsmasq.host_resolvers()
         if known.servers:
             yield legs.nat_step(spec, self.name)
@@ -307,7 +307,7 @@ def _remove(host: Host, spec: HostSpec, subnet_id: str) -> None:
     """Stop a server and take its namespace away; the folder goes last: it is the record."""
     folder = host.data / "dhcp" / subnet_id
     dnsmasq.stop(folder / "conf")
-    keep = {server.subnet.id for server in Topology(spec).servers}
+    keep = {server.subnet.id for server in switch.topology_of(host, spec).servers}
     for device in legs.leftovers(spec, keep):
         links.delete(device)
     netns.delete(topology.dhcp_netns(subnet_id))

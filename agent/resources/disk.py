@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -25,9 +26,16 @@ class DiskKind:
     def removals(self, host: Host, spec: HostSpec) -> Iterator[Step]:
         """Disks with a tombstone; one that is wanted again stays."""
         wanted = {disk.id for disk in spec.disks}
+        # A tombstone does not say whose disk it was, so one guest that may still run keeps all.
+        alive = [key for kind, key in sorted(host.failed) if kind == "domain"]
         for tombstone in spec.tombstones:
-            if tombstone.kind == self.name and tombstone.id not in wanted:
-                yield self._removal(host, tombstone)
+            if tombstone.kind != self.name or tombstone.id in wanted:
+                continue
+            step = self._removal(host, tombstone)
+            if alive and step.apply is not None:
+                fault = Fault(f"not tried: domain {alive[0]} failed")
+                step = replace(step, result="failed", fault=fault, apply=None)
+            yield step
 
     def changes(self, host: Host, spec: HostSpec) -> Iterator[Step]:
         """Disks to build, disks that are missing, and files that no row explains."""

@@ -120,7 +120,7 @@ class DomainKind:
             return replace(step, result="failed", fault=fault_of(error))
         if not change.why:
             return step
-        needs = missing_needs(host, server) if change.needs_parts else ""
+        needs = missing_needs(host, spec, server) if change.needs_parts else ""
         if needs:
             return replace(step, result="failed", fault=Fault(f"not tried: {needs}"))
         result = "made" if existing is None else "changed"

@@ -90,13 +90,20 @@ def domain_input(
     )
 
 
-def missing_needs(host: Host, server: Server) -> str:
-    """Which failed part keeps a server from being made; empty when none does."""
-    kernel = server.kernel
+def missing_needs(host: Host, spec: HostSpec, server: Server) -> str:
+    """Which failed part keeps a server from being made; empty when none does.
+
+    A kind that could not even look at the host has failed under the host's id.
+    """
     needs = [("disk", disk_id) for disk_id in server.disks]
     needs += [("port", port_id) for port_id in server.ports]
-    needs += [("image", image_id) for image_id in _boot_images(kernel)]
-    return ", ".join(f"{kind} {key} failed" for kind, key in needs if (kind, key) in host.failed)
+    needs += [("image", image_id) for image_id in _boot_images(server.kernel)]
+    failed = [f"{kind} {key} failed" for kind, key in needs if (kind, key) in host.failed]
+    kinds = dict.fromkeys(kind for kind, _ in needs)
+    failed += [
+        f"no {kind} could be checked" for kind in kinds if (kind, spec.host_id) in host.failed
+    ]
+    return ", ".join(failed)
 
 
 def boot_files(host: Host, spec: HostSpec, server: Server, folder: Path) -> None:

@@ -13,7 +13,6 @@ from agent.resources import flow_tables, flow_text, switch
 from agent.resources.base import Facts, Host, Step
 from agent.resources.bridge import own_bridges
 from agent.resources.flow_text import Difference, Flow
-from agent.resources.topology import Topology
 from agent.spec import HostSpec
 from agent.system import ovs
 from agent.system.run import CommandFailed
@@ -34,7 +33,9 @@ class Flows:
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """The difference of every bridge, physical bridges first."""
         found = switch.look(host)
-        plan = flow_tables.Plan(Topology(spec), found.ofports(), own_bridges(spec, found))
+        plan = flow_tables.Plan(
+            switch.topology_of(host, spec), found.ofports(), own_bridges(spec, found)
+        )
         for bridge, flows in flow_tables.compile_flows(plan).items():
             if ("bridge", bridge) in host.failed:
                 yield switch.failed(self.name, bridge, 0, f"bridge {bridge} is not usable")

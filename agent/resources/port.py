@@ -25,7 +25,7 @@ class Ports:
 
     def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Taps and switch ports whose ports are not here any more."""
-        wanted = {plug.device for plug, _ in _plugs(Topology(spec))}
+        wanted = {plug.device for plug, _ in _plugs(switch.topology_of(host, spec))}
         gone = _leftovers(host, spec, wanted)
         together = switch.Together(list(gone), partial(_remove, host))
         for device, resource in gone.items():
@@ -35,10 +35,10 @@ class Ports:
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Taps and switch ports to make or to set right."""
         found = switch.look(host)
-        devices = links.look_all()
+        devices = switch.devices(host)
         work: list[Plug] = []
         together = switch.Together(work, partial(_make, host, spec), partial(_facts, host))
-        for plug, problem in list(_plugs(Topology(spec))):
+        for plug, problem in list(_plugs(switch.topology_of(host, spec))):
             problem = problem or _foreign(host, spec, plug, found, devices)
             if problem:
                 yield switch.failed(self.name, plug.id, plug.version, problem)
@@ -180,7 +180,7 @@ def _leftovers(host: Host, spec: HostSpec, wanted: set[str]) -> dict[str, str]:
         if ours and port.name not in wanted and port.interfaces[0].type != "patch":
             gone[port.name] = port.interfaces[0].external_ids.get("iface-id", port.name)
     alias = _alias(spec, "")
-    for link in links.look_all().values():
+    for link in switch.devices(host).values():
         if link.name in wanted:
             continue
         if link.alias.startswith(alias):
@@ -194,10 +194,9 @@ def _leftovers(host: Host, spec: HostSpec, wanted: set[str]) -> dict[str, str]:
 
 
 def _make(host: Host, spec: HostSpec, plugs: Sequence[Plug]) -> None:
-    for plug in plugs:
-        if not plug.internal:
-            _make_tap(host, spec, plug)
-    found, devices = switch.look(host), links.look_all()
+    switch.devices_changed(host)
+    _make_taps(host, spec, [plug for plug in plugs if not plug.internal])
+    found, devices = switch.look(host), switch.devices(host)
     # The switch notices a change of device only when the old port was gone for a moment.
     stale = [p.device for p in plugs if _needs_replacing(p, found.ports.get(p.device), devices)]
     if stale:
@@ -218,19 +217,14 @@ def _needs_replacing(
     return plug.internal and _is_lost(plug, devices)
 
 
-def _make_tap(host: Host, spec: HostSpec, plug: Plug) -> None:
-    """A tap with its mark; the pending file says whose an unmarked one is."""
-    link = links.look(plug.device)
-    if link is not None and not link.tap:
-        links.delete(plug.device)
-        link = None
-    if link is None or not link.alias:
-        with switch.pending(host, plug.device):
-            if link is None:
-                links.make_tap(plug.device)
-            links.mark(plug.device, _alias(spec, plug.id))
-    links.ipv6_off(plug.device)
-    links.set_up(plug.device, plug.mtu)
+def _make_taps(host: Host, spec: HostSpec, plugs: Sequence[Plug]) -> None:
+    """Taps with their marks; a pending file says whose an unmarked one is."""
+    found = {plug.device: links.look(plug.device) for plug in plugs}
+    links.delete_all([name for name, link in found.items() if link is not None and not link.tap])
+    taps = [links.Tap(plug.device, _alias(spec, plug.id), plug.mtu) for plug in plugs]
+    if taps:
+        with switch.pending(host, *found):
+            links.make_taps(taps)
 
 
 def _commands(spec: HostSpec, plug: Plug) -> list[list[str]]:
@@ -260,6 +254,7 @@ def _facts(host: Host, plug: Plug) -> Facts:
 
 def _remove(host: Host, devices: Sequence[str]) -> None:
     switch.change(host, [["--if-exists", "del-port", device] for device in devices])
+    switch.devices_changed(host)
+    links.delete_all(devices)
     for device in devices:
-        links.delete(device)
         switch.pending_file(host, device).unlink(missing_ok=True)

@@ -9,14 +9,17 @@ from typing import Any, Callable, Generic, Optional, TypeVar
 
 from agent.resources import topology
 from agent.resources.base import Facts, Host, Step
+from agent.resources.topology import Topology
 from agent.spec import HostSpec
-from agent.system import ovs
+from agent.system import links, ovs
 from agent.system.run import CommandFailed
 from agent.wire import Fault
 
 T = TypeVar("T")
 
 _SEEN = "ovs"
+_DEVICES = "devices"
+_TOPOLOGY = "topology"
 
 
 def look(host: Host) -> ovs.Switch:
@@ -31,6 +34,26 @@ def change(host: Host, commands: Sequence[Sequence[str]]) -> None:
     """Change Open vSwitch in one transaction; the next look reads it again."""
     host.seen.pop(_SEEN, None)
     ovs.transact(commands)
+
+
+def devices(host: Host) -> dict[str, links.Link]:
+    """The host's devices as they are, read once until taps are made or removed."""
+    found: dict[str, links.Link] = host.seen.get(_DEVICES) or links.look_all()
+    host.seen[_DEVICES] = found
+    return found
+
+
+def devices_changed(host: Host) -> None:
+    """Have the next look at devices read them again."""
+    host.seen.pop(_DEVICES, None)
+
+
+def topology_of(host: Host, spec: HostSpec) -> Topology:
+    """What the spec means for this host, worked out once."""
+    known = host.seen.get(_TOPOLOGY)
+    if not isinstance(known, Topology) or known.spec is not spec:
+        known = host.seen[_TOPOLOGY] = Topology(spec)
+    return known
 
 
 def is_ours(external_ids: dict[str, str], spec: HostSpec) -> bool:
@@ -49,13 +72,15 @@ def failed(kind: str, resource: str, version: int, message: str) -> Step:
 
 
 @contextmanager
-def pending(host: Host, name: str) -> Iterator[None]:
-    """Mark an effect that cannot be seen afterwards; the mark stays when the work dies."""
-    file = pending_file(host, name)
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file.touch()
+def pending(host: Host, *names: str) -> Iterator[None]:
+    """Mark effects that cannot be seen afterwards; the marks stay when the work dies."""
+    files = [pending_file(host, name) for name in names]
+    for file in files:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch()
     yield
-    file.unlink(missing_ok=True)
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def pending_file(host: Host, name: str) -> Path:

@@ -135,7 +135,9 @@ def network_problem(spec: HostSpec, network: Network) -> str:
     name = f"network {network.id!r}"
     if network.type not in SEGMENTS:
         return f"{name} has the unknown type {network.type!r}"
-    if network.type in TUNNEL_TYPES and spec.settings.tunnel_address is None:
+    # A network with nobody elsewhere needs no tunnel: a cloud of one host has no underlay.
+    elsewhere = bool(network.flood_to or network.remote_ports)
+    if network.type in TUNNEL_TYPES and elsewhere and spec.settings.tunnel_address is None:
         return f"{name} is {network.type}, but this host has no tunnel address"
     if network.type in PHYSICAL_TYPES and mapping_for(spec, network.physical_network) is None:
         return f"this host has no bridge for physical network {network.physical_network!r}"
@@ -175,9 +177,13 @@ class Topology:
         self.networks = {network.id: network for network in spec.networks}
         self.problems = {n.id: network_problem(spec, n) for n in spec.networks}
         self.servers = tuple(dhcp_servers(spec))
+        self._port_problems = {port.id: self._port_problem(port) for port in spec.ports}
 
     def port_problem(self, port: Port) -> str:
-        """Why a port cannot be plugged in; empty when it can."""
+        """Why a port of the spec cannot be plugged in; empty when it can."""
+        return self._port_problems[port.id]
+
+    def _port_problem(self, port: Port) -> str:
         if port.network_id not in self.networks:
             return f"the spec does not hold network {port.network_id!r}"
         try:

@@ -7,7 +7,6 @@ from functools import partial
 
 from agent.resources import switch, topology
 from agent.resources.base import Facts, Host, Step
-from agent.resources.topology import Topology
 from agent.spec import HostSpec
 from agent.system import ovs
 from agent.system.run import CommandFailed
@@ -23,7 +22,10 @@ class Tunnels:
 
     def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Tunnels to hosts that share no network with this one any more."""
-        wanted = {topology.tunnel_device(*p) for p in topology.tunnel_peers(Topology(spec))}
+        wanted = {
+            topology.tunnel_device(*p)
+            for p in topology.tunnel_peers(switch.topology_of(host, spec))
+        }
         gone = [
             port.name
             for port in switch.look(host).ports.values()
@@ -38,7 +40,7 @@ class Tunnels:
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Tunnels to make or to set right."""
         found = switch.look(host)
-        wanted = sorted(topology.tunnel_peers(Topology(spec)))
+        wanted = sorted(topology.tunnel_peers(switch.topology_of(host, spec)))
         differing = {peer: _difference(spec, found, peer) for peer in wanted}
         work = [peer for peer in wanted if differing[peer]]
         together = switch.Together(work, partial(_make, host, spec), partial(_facts, host))

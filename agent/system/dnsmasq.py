@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Optional
 
+from agent import killpoint
 from agent.system import netns
 from agent.system.run import CommandFailed, run
 
@@ -71,6 +72,7 @@ def _nameservers(file: Path) -> tuple[str, ...]:
 def start(namespace: str, conf: Path) -> None:
     """Start dnsmasq in a namespace; it returns when it listens, or fails with its own words."""
     run(["dnsmasq", f"--conf-file={conf}"], timeout_s=20, netns=namespace)
+    killpoint.reached("dnsmasq started")
 
 
 def is_running(pid: int, conf: Path) -> bool:
@@ -98,6 +100,7 @@ def started_at(pid: int) -> str:
 
 def reload(pid: int) -> None:
     """Make dnsmasq read hosts, options, names and servers again."""
+    killpoint.reached("dnsmasq about to be reloaded")
     os.kill(pid, signal.SIGHUP)
 
 
@@ -114,6 +117,7 @@ def stop(conf: Path) -> None:
                 break
             time.sleep(_POLL_S)
         deadline += STOP_S
+    killpoint.reached("dnsmasq stopped")
 
 
 def leases(file: Path) -> list[Lease]:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Optional
 
+from agent import killpoint
+
 LOCK_POLL_S = 0.05
 
 
@@ -70,6 +72,7 @@ def publish(part: Path, path: Path) -> None:
     """Rename a finished file into place and make that durable."""
     part.replace(path)
     sync_path(path.parent)
+    killpoint.reached(f"{path.name} written")
 
 
 def remove(path: Path) -> bool:

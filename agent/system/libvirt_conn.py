@@ -21,8 +21,12 @@ _T = TypeVar("_T")
 _STATES = ("NOSTATE", "RUNNING", "RUNNING", "PAUSED", "RUNNING", "SHUTDOWN", "CRASHED", "SUSPENDED")
 """OpenStack's words for libvirt's states, by number (blocked and shutting down still run)."""
 
-_connection: Any = None
-_connect_lock = threading.Lock()
+_idle: list[Any] = []
+"""Connections that no call uses. libvirt carries out the calls of one connection one after
+another, so calls that run at once have one each; one whose call hangs is never used again."""
+
+_current = threading.local()
+_stuck: Optional[threading.Thread] = None
 
 
 class LibvirtError(Exception):
@@ -196,11 +200,18 @@ def _domain(domain_id: str) -> Any:
 
 
 def _open() -> Any:
-    global _connection
-    with _connect_lock:
-        if _connection is None or not _connection.isAlive():
-            _connection = _libvirt().open(URI)
-        return _connection
+    """The connection of the call that this thread carries out."""
+    return _current.connection
+
+
+def _borrow() -> Any:
+    while True:
+        try:
+            connection = _idle.pop()
+        except IndexError:
+            return _libvirt().open(URI)
+        if connection.isAlive():
+            return connection
 
 
 def _libvirt() -> Any:
@@ -212,11 +223,16 @@ def _libvirt() -> Any:
 
 
 def _call(work: Callable[[], _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
+    global _stuck
+    if _stuck is not None and _stuck.is_alive():
+        # Once is enough: a hundred servers must not wait for it one after another.
+        raise LibvirtError("libvirt still does not answer an earlier call")
     outcome: list[Any] = []
     thread = threading.Thread(target=_catch, args=(work, outcome), name="libvirt", daemon=True)
     thread.start()
     thread.join(timeout_s)
     if not outcome:
+        _stuck = thread
         raise LibvirtError(f"libvirt did not answer within {timeout_s:g} s")
     value, error = outcome
     if error is None:
@@ -232,6 +248,12 @@ def _call(work: Callable[[], _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
 def _catch(work: Callable[[], Any], outcome: list[Any]) -> None:
     try:
         _libvirt().registerErrorHandler(lambda context, error: None, None)
-        outcome[:] = [work(), None]
+        connection = _current.connection = _borrow()
+        try:
+            value = work()
+        finally:
+            _current.connection = None
+            _idle.append(connection)
+        outcome[:] = [value, None]
     except Exception as error:
         outcome[:] = [None, error]

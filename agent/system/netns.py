@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Callable, Optional, TypeVar
 
+from agent import killpoint
 from agent.system.run import CommandFailed, run
 
 FOLDER = Path("/run/netns")
@@ -54,12 +55,14 @@ def make(name: str) -> None:
     if identity(name) is None:
         (FOLDER / name).unlink(missing_ok=True)
         run(["ip", "netns", "add", name], timeout_s=10)
+        killpoint.reached(f"namespace {name} made")
 
 
 def delete(name: str) -> None:
     """Remove a namespace's name; one that is gone is fine."""
     if name in names():
         run(["ip", "netns", "delete", name], timeout_s=10)
+        killpoint.reached(f"namespace {name} deleted")
 
 
 def inside(name: str, work: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from agent import killpoint
 from agent.system.run import CommandFailed, run
 
 TIMEOUT_S = 20
 """Seconds until ovs-vsctl or ovs-ofctl gives up on a daemon that does not answer."""
 
+_MODULE = Path("/sys/module/openvswitch")
 _OPENFLOW = "OpenFlow13"
 _STARTING_S = 3.0
 _LOOK = (
@@ -176,6 +179,7 @@ def transact(commands: Iterable[Sequence[str]]) -> None:
         argv += ["--", *command]
     if len(argv) > 2:
         run(argv, timeout_s=TIMEOUT_S + 5)
+        killpoint.reached("switch changed")
 
 
 def dump_flows(bridge: str) -> str:
@@ -198,6 +202,7 @@ def change_flows(bridge: str, lines: Sequence[str]) -> None:
     """Apply ``add``/``delete_strict``/``delete`` lines in one atomic bundle."""
     argv = ["ovs-ofctl", "-O", _OPENFLOW, "--bundle", f"--timeout={TIMEOUT_S}", "add-flows"]
     run([*argv, bridge, "-"], timeout_s=TIMEOUT_S + 5, stdin="\n".join(lines) + "\n")
+    killpoint.reached(f"flows of {bridge} changed")
 
 
 def delete_flows(bridge: str, cookie: int) -> None:
@@ -208,10 +213,14 @@ def delete_flows(bridge: str, cookie: int) -> None:
 
 def kernel_datapath() -> bool:
     """Whether this host has Open vSwitch's kernel module, loaded or loadable."""
-    module = Path("/sys/module/openvswitch")
-    if not module.exists():
-        try:
-            run(["modprobe", "-q", "openvswitch"], timeout_s=15)
-        except CommandFailed:
-            return False
-    return module.exists()
+    return _MODULE.exists() or _module_loads()
+
+
+@functools.cache
+def _module_loads() -> bool:
+    """Tried once in a process: what cannot be loaded now cannot be a moment later."""
+    try:
+        run(["modprobe", "-q", "openvswitch"], timeout_s=15)
+    except CommandFailed:
+        return False
+    return _MODULE.exists()

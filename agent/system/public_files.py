@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 from typing import Optional
 
+from agent import killpoint
 from agent.system.run import CommandFailed
 
 
@@ -27,6 +28,7 @@ def write(file: Path, text: str, mode: int = 0o644) -> None:
     temporary = file.with_name(file.name + ".new")
     temporary.write_text(text)
     temporary.chmod(mode)
+    killpoint.reached(f"{file.name} about to be replaced")
     temporary.replace(file)
 
 
@@ -54,4 +56,5 @@ def remove_tree(folder: Path) -> None:
     if folder.is_dir():
         doomed = folder.with_name(folder.name + ".gone")
         folder.replace(doomed)
+        killpoint.reached(f"{folder.name} set aside")
         shutil.rmtree(doomed)

@@ -1,20 +1,19 @@
-"""The transaction of boot: check, place, allocate, write. All or nothing for the whole count."""
+"""The transaction of boot: place, allocate, write. All or nothing for the whole count."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
 
 from stackctl.compute.capacity import candidates
-from stackctl.compute.scheduler import Decision, Request, no_valid_host, place
+from stackctl.compute.placing import place_all, placement, placement_of, record_decision
+from stackctl.compute.resolving import Resolved
+from stackctl.compute.scheduler import Decision, place
 from stackctl.compute.types import GIB, BootRequest, Nic
-from stackctl.errors import Conflict, NoCapacity, UsageError
-from stackctl.hostspec.build import TUNNEL_TYPES
-from stackctl.identity.context import Context, find_own
+from stackctl.errors import Conflict
+from stackctl.identity.context import Context
 from stackctl.identity.quota import require
-from stackctl.names import checked_name
 from stackctl.network.addresses import WantedAddress
 from stackctl.network.allocation import (
     bind_port,
@@ -23,66 +22,7 @@ from stackctl.network.allocation import (
     make_port,
     unbind_port,
 )
-from stackctl.state import Reader, Row, Writer, find, new_id, now
-
-USER_DATA_LIMIT_BYTES = 65535
-MAX_COUNT = 1000
-
-
-class NoValidHost(NoCapacity):
-    """Some request of a boot fits nowhere; ``decisions`` are the scheduler's."""
-
-    def __init__(self, message: str, decisions: Sequence[Decision]) -> None:
-        super().__init__(message, hint="stackctl host-list   (what each host has and has given)")
-        self.decisions = tuple(decisions)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A boot request with its words turned into rows."""
-
-    request: BootRequest
-    image: Row
-    flavor: Row
-    networks: tuple[Row, ...]
-    ports: tuple[Row | None, ...]
-    public_keys: tuple[tuple[str, str], ...]
-    disk_gb: int
-
-
-def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
-    """Names become rows; what cannot be booted is refused before anything is placed."""
-    _check_words(request)
-    image = find(
-        reader,
-        "images",
-        request.image,
-        noun="image",
-        where="project_id = ? OR visibility IN ('public', 'shared', 'community')",
-        parameters=(context.project_id,),
-    )
-    flavor = find(reader, "flavors", request.flavor, noun="flavor")
-    keys = list(request.public_keys)
-    if request.key_name is not None:
-        keypair = find(
-            reader,
-            "keypairs",
-            request.key_name,
-            noun="keypair",
-            where="user_id = ?",
-            parameters=(context.user_id,),
-        )
-        keys.insert(0, (keypair["name"], keypair["public_key"]))
-    nics = request.nics or _default_nics(context, reader)
-    ports = tuple(_port(context, reader, nic) for nic in nics)
-    networks = tuple(
-        reader.get("networks", port["network_id"]) if port else find_network(context, reader, nic)
-        for nic, port in zip(nics, ports, strict=True)
-    )
-    disk_gb = _root_disk_gb(image, flavor)
-    return Resolved(
-        replace(request, nics=nics), image, flavor, networks, ports, tuple(keys), disk_gb
-    )
+from stackctl.state import Reader, Row, Writer, new_id, now
 
 
 def book(context: Context, writer: Writer, resolved: Resolved, operation_id: str) -> list[str]:
@@ -95,7 +35,7 @@ def book(context: Context, writer: Writer, resolved: Resolved, operation_id: str
     ids = [new_id() for _ in range(request.count)]
     names = [_server_name(request, index, id_) for index, id_ in enumerate(ids)]
     _refuse_taken_names(context, writer, request, names)
-    decisions = _place(writer, [_placement(writer, resolved, name) for name in names])
+    decisions = place_all(writer, [placement(writer, resolved, name) for name in names])
     for index, (id_, name, decision) in enumerate(zip(ids, names, decisions, strict=True)):
         _write_server(context, writer, resolved, operation_id, index, id_, name, decision)
         record_decision(context, writer, decision, id_, operation_id)
@@ -113,7 +53,7 @@ def place_again(
     left = []
     for server_id in server_ids:
         server = writer.get("servers", server_id)
-        request = _placement_of(writer, server)
+        request = placement_of(writer, server)
         decision = place([request], candidates(writer, without))[0]
         record_decision(context, writer, decision, server_id, operation_id)
         if decision.host_id is None:
@@ -121,27 +61,6 @@ def place_again(
         else:
             _move_unborn(writer, server, decision.host_id)
     return left
-
-
-def record_decision(
-    context: Context,
-    writer: Writer,
-    decision: Decision,
-    server_id: str | None,
-    operation_id: str | None,
-) -> None:
-    """Keep what the scheduler saw, for explain."""
-    writer.insert(
-        "decisions",
-        {
-            "at": now(),
-            "operation_id": operation_id,
-            "name": decision.request.name,
-            "server_id": server_id,
-            "project_id": context.project_id,
-            "decision_json": json.dumps(_plain_decision(decision)),
-        },
-    )
 
 
 def store_blob(writer: Writer, content: bytes) -> str:
@@ -154,76 +73,6 @@ def store_blob(writer: Writer, content: bytes) -> str:
         now(),
     )
     return sha256
-
-
-def find_network(context: Context, reader: Reader, nic: Nic) -> Row:
-    """The network that a NIC names: one's own or a shared one."""
-    return find(
-        reader,
-        "networks",
-        nic.network or "",
-        noun="network",
-        where="project_id = ? OR shared = 1",
-        parameters=(context.project_id,),
-    )
-
-
-def _check_words(request: BootRequest) -> None:
-    if not 1 <= request.count <= MAX_COUNT:
-        raise UsageError(f"--count {request.count}: between 1 and {MAX_COUNT} servers at a time.")
-    checked_name("server", request.name)
-    if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT_BYTES:
-        raise UsageError(
-            f"User data has {len(request.user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
-        )
-    if request.count > 1 and any(nic.address or nic.port for nic in request.nics):
-        raise UsageError("A fixed address or a port can be given to one server only (--count 1).")
-
-
-def _default_nics(context: Context, reader: Reader) -> tuple[Nic, ...]:
-    """Nova's rule when no NIC is named: the only network there is, none, or a refusal."""
-    networks = reader.all(
-        "SELECT id FROM networks WHERE deleted_at IS NULL AND (project_id = ? OR shared = 1) "
-        "AND external = 0",
-        context.project_id,
-    )
-    if len(networks) > 1:
-        raise Conflict(
-            "Multiple possible networks found, use a Network ID to be more specific.",
-            hint="stackctl boot ... --nic net=NETWORK   (stackctl net-list shows them)",
-        )
-    return tuple(Nic(network=row["id"]) for row in networks)
-
-
-def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
-    if nic.port is None:
-        return None
-    return find_own(context, reader, "ports", nic.port, noun="port")
-
-
-def _root_disk_gb(image: Row, flavor: Row) -> int:
-    """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
-    if image["status"] != "active":
-        raise Conflict(f"Image {image['name']} is not active.")
-    if flavor["ram_mb"] < image["min_ram_mb"]:
-        raise Conflict(
-            f"Flavor's memory is too small for requested image: {flavor['ram_mb']} MB, "
-            f"{image['name']} needs {image['min_ram_mb']} MB."
-        )
-    image_gb = -(-image["virtual_size_bytes"] // GIB)
-    if flavor["disk_gb"] == 0:
-        return int(max(image_gb, image["min_disk_gb"], 1))
-    if flavor["disk_gb"] < image["min_disk_gb"]:
-        raise Conflict(
-            f"Flavor's disk is smaller than the minimum size specified in image metadata: "
-            f"{flavor['disk_gb']} GB, minimum {image['min_disk_gb']} GB."
-        )
-    if flavor["disk_gb"] * GIB < image["virtual_size_bytes"]:
-        raise Conflict(
-            f"Flavor's disk is too small for requested image. Flavor disk is "
-            f"{flavor['disk_gb'] * GIB} bytes, image is {image['virtual_size_bytes']} bytes."
-        )
-    return int(flavor["disk_gb"])
 
 
 def _server_name(request: BootRequest, index: int, id_: str) -> str:
@@ -250,66 +99,6 @@ def _refuse_taken_names(
             f"There is already a server called {', '.join(taken[:5])}. Nothing was booted.",
             hint="stackctl delete NAME, or boot under another name",
         )
-
-
-def _place(writer: Writer, requests: Sequence[Request]) -> list[Decision]:
-    decisions = place(requests, candidates(writer))
-    last = decisions[-1]
-    if last.host_id is None:
-        message = no_valid_host(last, len(decisions) - 1, len(requests))
-        raise NoValidHost(f"{message} Nothing was booted.", decisions)
-    return decisions
-
-
-def _placement(reader: Reader, resolved: Resolved, name: str) -> Request:
-    flavor, request = resolved.flavor, resolved.request
-    swap_gb = -(-flavor["swap_mb"] // 1024)
-    return Request(
-        name=name,
-        vcpus=flavor["vcpus"],
-        ram_mb=flavor["ram_mb"],
-        disk_gb=resolved.disk_gb + flavor["ephemeral_gb"] + swap_gb,
-        physical_networks=_physical(resolved.networks),
-        needs_tunnels=_needs_tunnels(reader, resolved.networks),
-        host=_host_hint(reader, request.host),
-        zone=request.zone,
-    )
-
-
-def _placement_of(reader: Reader, server: Row) -> Request:
-    networks = reader.all(
-        "SELECT networks.* FROM networks JOIN ports ON ports.network_id = networks.id "
-        "WHERE ports.device_id = ? AND ports.deleted_at IS NULL",
-        server["id"],
-    )
-    disk_gb = server["disk_gb"] + server["ephemeral_gb"] + -(-server["swap_mb"] // 1024)
-    return Request(
-        name=server["name"],
-        vcpus=server["vcpus"],
-        ram_mb=server["ram_mb"],
-        disk_gb=disk_gb,
-        physical_networks=_physical(networks),
-        needs_tunnels=_needs_tunnels(reader, networks),
-        zone=server["zone"] if server["zone_asked"] else None,
-        host=server["host_asked"],
-    )
-
-
-def _physical(networks: Sequence[Row]) -> frozenset[str]:
-    return frozenset(row["physical_network"] for row in networks if row["physical_network"])
-
-
-def _needs_tunnels(reader: Reader, networks: Sequence[Row]) -> bool:
-    """A cloud of one host has nowhere to tunnel to."""
-    if not any(row["type"] in TUNNEL_TYPES for row in networks):
-        return False
-    return int(reader.value("SELECT count(*) FROM hosts WHERE deleted_at IS NULL")) > 1
-
-
-def _host_hint(reader: Reader, word: str | None) -> str | None:
-    if word is None:
-        return None
-    return str(find(reader, "hosts", word, noun="host")["id"])
 
 
 def _write_server(
@@ -494,9 +283,3 @@ def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:
         version=server["version"] + 1,
     )
     writer.change.servers.add(server["id"])
-
-
-def _plain_decision(decision: Decision) -> dict[str, object]:
-    plain = asdict(decision)
-    plain["request"]["physical_networks"] = sorted(decision.request.physical_networks)
-    return plain

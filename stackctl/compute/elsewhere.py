@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stackctl.compute import booking
-from stackctl.compute.booking import NoValidHost
+from stackctl.compute.placing import NoValidHost, record_decision
 from stackctl.compute.types import Server
 from stackctl.compute.views import read_servers, servers_by_id
 from stackctl.errors import HostUnreachable, StackctlError
@@ -51,10 +51,11 @@ def carry_out(
     unreached = unreached_hosts(operation.converge())
     if context.dry_run:
         return operation.finish(rehearsed)
-    for _ in range(PLACEMENT_ATTEMPTS - 1):
+    for attempt in range(1, PLACEMENT_ATTEMPTS + 1):
         if not unreached:
             break
-        unreached = _place_elsewhere(operation, ids, unreached, undo)
+        give_up = attempt == PLACEMENT_ATTEMPTS
+        unreached = _place_elsewhere(operation, ids, unreached, undo, give_up)
     return operation.finish(ids).with_value(read_servers(context, ids))
 
 
@@ -64,9 +65,12 @@ def unreached_hosts(exchanges: Sequence[Exchange]) -> set[str]:
 
 
 def _place_elsewhere(
-    operation: Operation, ids: Sequence[str], unreached: set[str], undo: Undo
+    operation: Operation, ids: Sequence[str], unreached: set[str], undo: Undo, give_up: bool
 ) -> set[str]:
-    """Give the servers of unreached hosts to others; returns hosts that failed now."""
+    """Give the servers of unreached hosts to others; returns hosts that were not reached now.
+
+    ``give_up``: they were given to enough hosts, and are not to be tried on another one.
+    """
     context = operation.context
     for host_id in unreached:
         operation.work_around(host_id)
@@ -77,13 +81,15 @@ def _place_elsewhere(
         tried = set(unreached) | {
             item.host_id for item in operation.exchanges.values() if item.error is not None
         }
-        left = booking.place_again(context, writer, homeless, tried, operation.id)
+        left = homeless
+        if not give_up:
+            left = booking.place_again(context, writer, homeless, tried, operation.id)
         if left and len(left) == len(booked):
             _unbook(writer, left)
             undo(writer)
             return True
         for id_ in left:
-            _fail_homeless(writer, operation, id_)
+            _fail_homeless(writer, operation, id_, give_up)
         return False
 
     if operation.transact(work):
@@ -127,18 +133,21 @@ def _unbook(writer: Writer, ids: Sequence[str]) -> None:
 def _nobody_there(operation: Operation) -> StackctlError:
     errors = [item.error for item in operation.exchanges.values() if item.error is not None]
     words = " ".join(dict.fromkeys(error.message for error in errors))
-    kinds = {type(error) for error in errors}
-    kind = kinds.pop() if len(kinds) == 1 else HostUnreachable
     message = f"{words} No other host can take the servers. Nothing was booted."
-    return kind(message, hint="stackctl host-list")
+    if len({type(error) for error in errors}) == 1:
+        return type(errors[0])(message, hint=errors[0].hint or "stackctl host-list")
+    return HostUnreachable(message, hint="stackctl host-list")
 
 
-def _fail_homeless(writer: Writer, operation: Operation, server_id: str) -> None:
+def _fail_homeless(writer: Writer, operation: Operation, server_id: str, give_up: bool) -> None:
     server = writer.get("servers", server_id)
     exchange = operation.exchanges.get(server["host_id"])
     why = exchange.error.message if exchange and exchange.error else ""
     host = exchange.host_name if exchange else ""
-    message = f"{why} No other host has room for it (stackctl explain {server['name']})."
+    rest = "No other host has room for it"
+    if give_up:
+        rest = f"It was given to {PLACEMENT_ATTEMPTS} hosts, none of which could be reached"
+    message = f"{why} {rest} (stackctl explain {server['name']})."
     fail_build(writer, server, host, message, operation.id)
 
 
@@ -148,7 +157,7 @@ def _remember_refusal(context: Context, error: NoValidHost) -> None:
         return
     with write(context.cloud) as writer:
         decision = error.decisions[-1]
-        booking.record_decision(context, writer, decision, None, None)
+        record_decision(context, writer, decision, None, None)
         note(
             writer,
             action="boot",

@@ -35,6 +35,8 @@ class Explanation:
     hosts: tuple[HostVerdict, ...]
     events: tuple[Row, ...]
     next_command: str
+    left_out: int = 0
+    """How many more hosts were looked at, in a large cloud: the best and some refused are kept."""
 
 
 def explain(context: Context, word: str) -> Explanation:
@@ -47,10 +49,12 @@ def explain(context: Context, word: str) -> Explanation:
                 f"Nothing is known of a server '{word}': it was never booted or refused here."
             )
         server = servers_by_id(reader, [row["id"]])[0] if row else None
+        # A refused boot has no server; a deleted one is known by its decision.
+        server_id = row["id"] if row else decision["server_id"] or ""
         events = reader.all(
-            "SELECT * FROM events WHERE resource_id = ? OR (resource_id = '' AND name = ?) "
+            "SELECT * FROM events WHERE resource_id = ? AND (resource_id <> '' OR name = ?) "
             "ORDER BY id DESC LIMIT 20",
-            row["id"] if row else word,
+            server_id,
             word,
         )
     plain: dict[str, Any] = json.loads(decision["decision_json"])
@@ -63,6 +67,7 @@ def explain(context: Context, word: str) -> Explanation:
         hosts=tuple(_verdict(item, plain["host_id"]) for item in plain["verdicts"]),
         events=tuple(reversed(events)),
         next_command=_next_command(server, plain),
+        left_out=plain.get("left_out", 0),
     )
 
 

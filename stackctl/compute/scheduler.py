@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 UNREACHABLE_WEIGHT = -10.0
 """A host that did not answer lately is a last resort, not forbidden: it may be back."""
 
+HOSTS_SHOWN = 20
+"""Of how many hosts a refusal says why, in its one paragraph."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -101,7 +104,7 @@ def _enabled(host: Candidate, _: Request) -> str:
 
 def _hinted(host: Candidate, request: Request) -> str:
     if request.host is not None and request.host not in (host.id, host.name):
-        return f"is not the host asked for ({request.host})"
+        return "is not the host asked for"
     if request.zone is not None and request.zone != host.zone:
         return f"is in zone {host.zone}, not {request.zone}"
     return ""
@@ -131,7 +134,8 @@ def _disk(host: Candidate, request: Request) -> str:
 def _short(what: str, unit: str, needed: float, free: float) -> str:
     if needed <= free:
         return ""
-    return f"{what}: needs {needed:g}{unit}, {max(free, 0):g} free"
+    # All digits, which :g alone would round beyond a million.
+    return f"{what}: needs {needed:.12g}{unit}, {max(free, 0):.12g}{unit} free"
 
 
 FILTERS: tuple[tuple[str, Filter], ...] = (
@@ -187,7 +191,9 @@ def no_valid_host(decision: Decision, placed: int, wanted: int) -> str:
     """Why a request fits nowhere, host by host with numbers."""
     if not decision.verdicts:
         return "No valid host was found: this cloud has no hosts."
-    reasons = "; ".join(f"{item.host}: {item.why}" for item in decision.verdicts)
+    shown, more = decision.verdicts[:HOSTS_SHOWN], len(decision.verdicts) - HOSTS_SHOWN
+    reasons = "; ".join(f"{item.host}: {item.why}" for item in shown)
+    reasons += f"; and {more} more hosts" if more > 0 else ""
     after = f" after {placed} of {wanted} were placed" if placed else ""
     return f"No valid host was found for {decision.request.name}{after}. {reasons}."
 

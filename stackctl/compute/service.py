@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from stackctl.compute import booking, lifecycle
 from stackctl.compute.elsewhere import carry_out, unreached_hosts
+from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
 from stackctl.compute.views import first_result, read_servers, server_row
 from stackctl.identity.context import Context
@@ -34,7 +35,7 @@ def boot_within(
     context: Context, writer: Writer, operation: Operation, request: BootRequest
 ) -> list[str]:
     """The transaction of boot, for operations that boot among other things."""
-    resolved = booking.resolve(context, writer, request)
+    resolved = resolve(context, writer, request)
     ids = booking.book(context, writer, resolved, operation.id)
     for id_ in ids:
         server = writer.get("servers", id_)

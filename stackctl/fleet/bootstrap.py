@@ -18,6 +18,7 @@ import signal
 import stat
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ MARK = b"\nstackctl-agent 1\n"
 COMPLETE = ".complete"
 KEPT_VERSIONS = 2
 READ_TIMEOUT_S = 60
+PING_INTERVAL_S = 5
+RESTORE_UNIT = Path("/etc/systemd/system/stackctl-restore.service")
 HEADER = struct.Struct(">cI")
 
 
@@ -164,9 +167,13 @@ def unpack(archive: bytes, fresh: Path, folder: Path) -> None:
                 raise Refusal("the agent's archive holds a path that leads outside")
         content.extractall(str(fresh))
     compileall.compile_dir(str(fresh), ddir=str(folder), quiet=2)
+    said = time.monotonic()
     for place, _, names in os.walk(str(fresh)):
         for name in names:
             sync(Path(place, name))
+            if time.monotonic() - said > PING_INTERVAL_S:
+                say({"type": "ping"})
+                said = time.monotonic()
         sync(Path(place))
 
 
@@ -188,11 +195,15 @@ def put_in_place(fresh: Path, folder: Path) -> None:
 
 
 def forget_old(folder: Path) -> None:
-    """Remove all but the versions used last; one that runs now stays."""
+    """Remove all but the versions used last; one that runs now or at every boot stays."""
+    try:
+        kept = RESTORE_UNIT.read_text()
+    except OSError:
+        kept = ""
     others = [
         path
         for path in folder.parent.iterdir()
-        if path != folder and not path.name.startswith(".") and not path.is_symlink()
+        if path != folder and not path.name.startswith(".") and path.name not in kept
     ]
     for path in sorted(others, key=last_used, reverse=True)[KEPT_VERSIONS - 1 :]:
         if not is_running(path):

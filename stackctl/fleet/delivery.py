@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import io
 import json
 import os
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from stackctl.errors import Bug
@@ -32,7 +33,19 @@ class Archive:
 
 
 def agent_archive() -> Archive:
-    """The archive of the agent as it is installed here; built only when a file of it changed."""
+    """The archive of the agent as it is installed here; built only when a file of it changed.
+
+    Looked for once in a process, however many hosts want it.
+    """
+    with _looking:
+        return _find_archive()
+
+
+_looking = threading.Lock()
+
+
+@functools.cache
+def _find_archive() -> Archive:
     sources = dict(_sources())
     note = _cache_folder() / f"{_inputs_digest(sources)}.json"
     return _cached(note) or _build(sources, note)
@@ -60,9 +73,9 @@ def _sources() -> Iterator[tuple[str, Path]]:
         for path in root.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield f"{package}/{path.relative_to(root)}", path
-    for file in metadata.files("pyroute2") or []:
-        if "licenses" in file.parts:
-            yield f"pyroute2.licenses/{file.name}", Path(str(file.locate()))
+        # By name and not by importlib.metadata, whose import every command would pay for.
+        for path in root.parent.glob(f"{package}-*.dist-info/licenses/*"):
+            yield f"{package}.licenses/{path.name}", path
 
 
 def _inputs_digest(sources: dict[str, Path]) -> str:
@@ -126,5 +139,7 @@ def read_archive(archive: Archive) -> bytes:
     content = archive.path.read_bytes()
     if hashlib.sha256(content).hexdigest() == archive.sha256:
         return content
-    archive.path.unlink()
+    with _looking:
+        archive.path.unlink(missing_ok=True)
+        _find_archive.cache_clear()
     return agent_archive().path.read_bytes()

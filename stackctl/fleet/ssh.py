@@ -134,7 +134,9 @@ def _log_in(target: Target, transport: paramiko.Transport, login: Login) -> None
         raise HostRefused(
             f"Host {target.name} does not let user {target.ssh_user} in: {error}. "
             "Nothing was done there.",
-            hint=f"install the cloud's key there: stackctl host-set {target.name} --install-key",
+            hint="put the cloud's key there: "
+            f"ssh-copy-id -i {target.key_file}.pub -p {target.ssh_port} "
+            f"{target.ssh_user}@{target.address}",
         ) from None
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise _broken(target.name, "login", error) from None

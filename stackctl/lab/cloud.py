@@ -12,7 +12,7 @@ from stackctl.errors import Conflict, NotFound, StackctlError
 from stackctl.hosts import Declared, NewHost, Ratios, add_host, list_hosts
 from stackctl.identity.bootstrap import create_cloud, public_key
 from stackctl.identity.context import Context, Watch, admin_context
-from stackctl.lab import service
+from stackctl.lab import service, store
 from stackctl.lab.models import Lab, LabHost
 from stackctl.operation import Done
 from stackctl.operation.keep import converge_hosts
@@ -46,6 +46,8 @@ def start_lab(
     """
     _make_cloud(cloud)
     context = admin_context(cloud, watch=watch)
+    known = {host.name for host in list_hosts(context)}
+    asleep = known - _running(cloud)
     lab = service.up(
         cloud.lab,
         lab_prefix(cloud),
@@ -53,13 +55,30 @@ def start_lab(
         authorized_key=public_key(cloud),
         progress=progress,
     )
-    known = {host.name for host in list_hosts(context)}
     missing = [host for host in lab.hosts if host.running and host.name not in known]
     with ThreadPoolExecutor(max(1, len(missing))) as pool:
         results = list(pool.map(lambda host: _register(context, host, progress), missing))
     failed = [result for result in results if isinstance(result, StackctlError)]
+    failed += _wake(context, sorted(asleep))
     added = [host.name for host, error in zip(missing, results, strict=True) if error is None]
     return LabCloud(lab, tuple(added), tuple(failed))
+
+
+def _running(cloud: Cloud) -> set[str]:
+    if store.load(cloud.lab) is None:
+        return set()
+    return {host.name for host in service.status(cloud.lab).hosts if host.running}
+
+
+def _wake(context: Context, names: list[str]) -> list[StackctlError]:
+    """Hosts that were started again get their networks back."""
+    if not names:
+        return []
+    try:
+        converge_hosts(context, names).check()
+    except StackctlError as error:
+        return [error]
+    return []
 
 
 def _make_cloud(cloud: Cloud) -> None:

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,7 +174,7 @@ def _view_host(folder: Path, plan: HostPlan) -> LabHost:
 def kill_host(folder: Path, name: str) -> None:
     """Pull a host's plug: all that runs on it dies at once, its disk stays."""
     folder = folder.absolute()
-    with _existing(folder):
+    with store.locked(folder):
         plan = _plan(_load(folder), name)
         machine.kill(_host_folder(folder, plan))
         network.unplug(plan.prefix, plan.wiring)
@@ -184,7 +183,7 @@ def kill_host(folder: Path, name: str) -> None:
 def start_host(folder: Path, name: str, authorized_key: str) -> None:
     """Boot a host that was killed; one that runs is left alone."""
     folder = folder.absolute()
-    with _existing(folder):
+    with store.locked(folder):
         plan = _plan(_load(folder), name)
         _start(folder, plan, authorized_key, lambda _: None)
 
@@ -195,12 +194,6 @@ def _plan(state: LabState, name: str) -> HostPlan:
             return plan
     known = ", ".join(f"host{number}" for number in range(1, state.host_count + 1))
     raise NotFound(f"The lab has no host '{name}'; it has {known}.", hint="stackctl lab-status")
-
-
-def _existing(folder: Path) -> AbstractContextManager[None]:
-    if not folder.is_dir():
-        raise NotFound(f"There is no lab in {folder}.", hint="stackctl lab-up")
-    return store.locked(folder)
 
 
 def down(folder: Path) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from stackctl.errors import NotFound
 from stackctl.lab.errors import LabError
 from stackctl.lab.models import LabState
 
@@ -48,7 +49,10 @@ def save(folder: Path, state: LabState) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lab: its folder is the lock, so that removing the lab leaves no lock file."""
     while True:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise NotFound(f"There is no lab in {folder}.", hint="stackctl lab-up") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_still(folder, descriptor):

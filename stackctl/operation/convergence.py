@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agent.spec import HostSpec
+from stackctl import killpoint
 from stackctl.errors import HostUnreachable, StackctlError
 from stackctl.fleet.types import Opening, Session
 from stackctl.identity.context import Context
@@ -31,16 +32,13 @@ def converge(
     carrying: Iterable[str],
     peripheral: Iterable[str],
     operation_id: str,
-    *,
-    kill_at: int = 0,
 ) -> list[Exchange]:
     """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
 
     def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
         images = one.images_wanted(context, host["id"])
-        # Only a host that was never converged may be without a claim: later that is a fault.
-        claim = host["applied_serial"] == 0
-        opening = one.opening(context, "converge", images, kill_at, claim=claim)
+        kill_at = killpoint.for_agents()
+        opening = one.opening(context, "converge", images, kill_at, claim=_unclaimed(host))
 
         def body(session: Session, exchange: Exchange) -> None:
             one.converge_host(context, session, exchange, operation_id)
@@ -62,7 +60,7 @@ def observe(context: Context, specs: Mapping[str, HostSpec]) -> list[Exchange]:
         def body(session: Session, exchange: Exchange) -> None:
             one.observe_host(context, session, exchange, specs[host["id"]])
 
-        opening = one.opening(context, "observe", (), 0)
+        opening = one.opening(context, "observe", (), 0, claim=_unclaimed(host))
         return _with_tries(context, host, opening, body, brief, sessions)
 
     exchanges = _each(context, dict.fromkeys(specs, True), work)
@@ -77,6 +75,11 @@ def acting_session(context: Context, host: Row) -> Iterator[Session]:
     """An exchange that only asks or acts: no host lock, no spec."""
     with _session(context, host, one.opening(context, "act", (), 0), False, None) as session:
         yield session
+
+
+def _unclaimed(host: Row) -> bool:
+    """Only a host that was never converged may be without a claim: later that is a fault."""
+    return bool(host["applied_serial"] == 0)
 
 
 def _each(
@@ -124,7 +127,7 @@ def _with_tries(
                 body(session, exchange)
         except StackctlError as error:
             exchange.error = error
-        if not (isinstance(exchange.error, ChannelLost) and exchange.sent):
+        if not isinstance(exchange.error, ChannelLost):
             break
         # A point at which a test ends the agent is reached once.
         opening = dataclasses.replace(opening, kill_at=0)

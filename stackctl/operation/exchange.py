@@ -49,10 +49,12 @@ def converge_host(
     reporter = Reporter(exchange.host_id, exchange.host_name, operation_id, context.operator)
 
     def on_reports(reports: list[Report]) -> None:
-        killpoint.reached("reports-received")
         _trace_reports(context, exchange.host_name, reports, labels)
-        with write(context.cloud) as writer:
-            reporter.write(writer, reports)
+        told = [report for report in reports if concerns_a_row(report)]
+        if told:
+            killpoint.reached("reports-received")
+            with write(context.cloud) as writer:
+                reporter.write(writer, told)
 
     labels = _labels(host_spec)
     started = time.monotonic()

@@ -24,6 +24,7 @@ class Failure:
     host: str
     message: str
     error: type[StackctlError] = ResourceFailed
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,28 @@ class Done(Generic[T]):
         """Raise what the command must end with: nothing, the failures' own status, or 40."""
         if not self.failures:
             return
-        message = " ".join(dict.fromkeys(_sentence(failure) for failure in self.failures))
+        message = " ".join(_sentences(self.failures))
         kinds = {failure.error for failure in self.failures}
+        if self.succeeded or PartlyDone in kinds:
+            kinds = {PartlyDone}
         error = kinds.pop() if len(kinds) == 1 else ResourceFailed
-        if self.succeeded:
-            error = PartlyDone
-        raise error(message, hint=self.hint or "stackctl events")
+        hints = [failure.hint for failure in self.failures if failure.hint]
+        raise error(message, hint=self.hint or next(iter(hints), "stackctl events"))
 
 
-def _sentence(failure: Failure) -> str:
-    if failure.kind == "host":
-        return failure.message
-    name = f" {failure.name}" if failure.name else f" {failure.id[:8]}"
-    where = f" on host {failure.host}" if failure.host else ""
-    return f"{failure.kind}{name}{where}: {failure.message}"
+def _sentences(failures: list[Failure]) -> list[str]:
+    """One sentence for each thing that went wrong, with all that it went wrong for."""
+    victims: dict[tuple[str, str], list[str]] = {}
+    for failure in failures:
+        named = victims.setdefault((failure.host, failure.message), [])
+        if failure.kind != "host":
+            named.append(f"{failure.kind} {failure.name or failure.id[:8]}")
+    return [_sentence(host, message, named) for (host, message), named in victims.items()]
+
+
+def _sentence(host: str, message: str, victims: list[str]) -> str:
+    if not victims:
+        return message
+    where = f" on host {host}" if host else ""
+    end = "" if message.endswith((".", "!", "?")) else "."
+    return f"{', '.join(dict.fromkeys(victims))}{where}: {message}{end}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from stackctl.errors import HostUnreachable, NotFound
+from stackctl.errors import NotFound, StackctlError
 from stackctl.identity.context import Context
 from stackctl.operation import convergence
 from stackctl.operation.exchange import is_ahead
@@ -73,7 +73,8 @@ def adopt(context: Context, host_word: str | None) -> list[str]:
         try:
             with convergence.acting_session(context, row) as session:
                 accepted = session.hello.accepted
-        except HostUnreachable as error:
+        except StackctlError as error:
+            # Down, or never claimed: no reason to leave the others as they are.
             if host_word is not None:
                 raise
             context.watch.warn(f"{error.message} It is left as it is.")

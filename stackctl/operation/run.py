@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 
 from agent.spec import HostSpec, digest
 from stackctl import killpoint
-from stackctl.errors import Bug, Conflict, HostAhead
+from stackctl.errors import (
+    Bug,
+    Conflict,
+    HostAhead,
+    HostUnreachable,
+    PartlyDone,
+    StackctlError,
+)
 from stackctl.hostspec import Affected, affected_hosts, build_spec, load_snapshot
 from stackctl.identity.context import Context
 from stackctl.operation import convergence
@@ -149,10 +156,16 @@ class Operation:
             if exchange.error is None or exchange.host_id in with_servers:
                 continue
             if not exchange.peripheral or isinstance(exchange.error, HostAhead):
-                name, message = exchange.host_name, exchange.error.message
-                kind = type(exchange.error)
-                failures.append(Failure("host", exchange.host_id, name, name, message, kind))
+                failures.append(self._host_failure(exchange, exchange.error))
         return failures
+
+    def _host_failure(self, exchange: Exchange, error: StackctlError) -> Failure:
+        kind = type(error)
+        if isinstance(error, HostUnreachable) and self.kind != "converge":
+            # What was asked for is committed, and carried out when the host is back.
+            kind = PartlyDone
+        name = exchange.host_name
+        return Failure("host", exchange.host_id, name, name, error.message, kind, error.hint)
 
     def _concerns(self, failure: Failure) -> bool:
         """Whether a failure on a host belongs to what this operation changed.
@@ -177,10 +190,11 @@ class Operation:
     def _hosts_of_servers(self) -> set[str]:
         with read(self.context.cloud) as reader:
             rows = (reader.get("servers", server_id) for server_id in self.change.servers)
-            return {row["host_id"] for row in rows if row["deleted_at"] is None}
+            return {row["host_id"] for row in rows}
 
     def _note_change(self, change: Change) -> None:
         self.change.hosts |= change.hosts
+        self.change.underlays |= change.underlays
         self.change.networks |= change.networks
         self.change.ports |= change.ports
         self.change.servers |= change.servers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from stackctl.errors import PartlyDone, ResourceFailed
+from stackctl.errors import PartlyDone
 from stackctl.operation.events import note
 from stackctl.operation.exchange import Exchange
 from stackctl.operation.outcome import Failure
@@ -64,17 +64,17 @@ def _settle(
         if exchange is not None and exchange.sent and error is not None:
             message = f"{message} The host stopped answering while the server was being built."
         fail_build(writer, server, host, message, operation_id)
-        kind = type(error) if error else ResourceFailed
-        return Failure("server", server["id"], server["name"], host, message, kind)
+        # Its row stays, in ERROR: this is never "unreachable, and nothing was done".
+        return Failure("server", server["id"], server["name"], host, message)
     if server["task_state"] is not None:
         writer.update("servers", server["id"], task_state=None)
     if server["vm_state"] == "error":
         fault = json.loads(server["fault_json"] or "{}")
         message = fault.get("message", "it is in state ERROR")
         return Failure("server", server["id"], server["name"], fault.get("host", host), message)
-    if error is not None:
-        message = error.message
-        return Failure("server", server["id"], server["name"], host, message, type(error))
+    if exchange is not None and error is not None:
+        kind = PartlyDone if exchange.sent else type(error)
+        return Failure("server", server["id"], server["name"], host, error.message, kind)
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import secrets
+import os
 import uuid
 
 
@@ -26,4 +26,4 @@ def new_id() -> str:
 
 def new_nonce() -> str:
     """What tells two transactions of the same serial apart."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()

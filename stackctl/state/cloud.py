@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stackctl.errors import NotFound, StateCorrupt, UsageError
 
 DEFAULT_CLOUD = "default"
@@ -75,6 +73,8 @@ class Cloud:
         path = self.folder / "config.yaml"
         if not path.exists():
             return DEFAULT_CONFIG
+        import yaml
+
         try:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:

@@ -29,7 +29,16 @@ from agent.system.run import CommandFailed
 KINDS = (bridge.KIND, tunnel.KIND, port.KIND, flows.KIND, dhcp.KIND)
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 EFFECTS = {
-    links: ("make_tap", "mark", "set_up", "delete", "make_veth", "move", "configure", "ipv6_off"),
+    links: (
+        "make_taps",
+        "mark",
+        "set_up",
+        "delete_all",
+        "make_veth",
+        "move",
+        "configure",
+        "ipv6_off",
+    ),
     ovs: ("transact", "change_flows", "delete_flows"),
     netns: ("make", "delete"),
     iptables: ("restore",),

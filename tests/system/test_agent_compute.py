@@ -339,7 +339,7 @@ def test_power_is_commanded_and_not_converged(cloud, on_host):
     assert cloud.converge(hard).of("domain").result == "unchanged"
     assert on_host(f"virsh domid {name}") == second
 
-    within(60, lambda: on_host(f"cat {log}").count("ready") == 3, "the guest is up again")
+    within(60, lambda: on_host(f"cat {log}").count("ready") >= 2, "the guest is up again")
     begun = time.monotonic()
     domain = cloud.converge(cloud.spec(parts.with_power(4, "stop", 60))).of("domain")
     assert domain.facts["power_state"] == "SHUTDOWN"
@@ -456,12 +456,13 @@ def test_a_kernel_is_booted_directly(cloud, on_host, direct_boot: guest.DirectBo
 def test_killed_between_any_two_effects_of_a_boot(cloud, on_host):
     for number in range(1, 100):
         parts = cloud.new()
+        on_host(f"rm -rf {DATA}/images")
         killed = is_killed(cloud, cloud.spec(parts), number)
         healed(cloud, lambda parts=parts: cloud.spec(parts), "RUNNING")
         cloud.converge(cloud.spec(graves=parts.graves))
         assert left_of(parts, on_host) == ""
         if not killed:
-            assert number > 8
+            assert number > 8  # two of the image, two of the disk, four of the domain
             return
     pytest.fail("no end of kill points")
 
@@ -600,6 +601,7 @@ def test_a_host_that_leaves_is_empty(cloud, on_host):
     cloud.act("purge", host_id=HOST)
     assert sorted(on_host(f"ls {DATA}").split()) == ["agent", "host.lock"]
     assert parts.server.id not in on_host("virsh list --all --uuid")
+    assert "br-int" not in on_host("ovs-vsctl list-br")
 
 
 def test_what_qemu_img_makes_passes_the_inspection(tmp_path: Path):

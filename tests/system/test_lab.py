@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import hashlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import paramiko
@@ -20,6 +22,8 @@ from stackctl.lab.models import Lab
 from .conftest import Shell, eventually, unique_prefix
 
 Connect = Callable[..., Shell]
+
+ROOT = Path(__file__).parents[2]
 
 DOMAIN = """\
 <domain type='qemu'><name>tiny</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
@@ -161,6 +165,12 @@ def test_internet_answers_on_the_provider_vlan(lab: Lab, provider_leg: Shell) ->
         assert inside(f"getent hosts {name}").split()[0] == lab.internet.web_address
         assert "internet of this lab" in inside(f"wget -T 5 -qO- http://{name}/")
     inside(f"ping -c 1 -W 2 -M do -s 1472 {lab.internet.web_address}")
+    # Checksum offload breaks bulk TCP while ping works.
+    big = lab.folder / "internet" / "disk" / "srv" / "www" / "big"
+    big.write_bytes(os.urandom(8 << 20))
+    said = inside(f"wget -T 20 -qO- http://{lab.internet.web_address}/big | sha256sum")
+    assert said.split()[0] == hashlib.sha256(big.read_bytes()).hexdigest()
+    big.unlink()
     inside(f"ping -c 1 -W 2 {lab.internet.external_gateway}")
 
 
@@ -200,6 +210,7 @@ def test_a_killed_host_starts_again_with_its_disk(lab: Lab, lab_key: Path, shell
     root = shell("host2")
     root.run("echo kept > /root/kept; touch /run/lost /tmp/lost; sync")
     root.run("ovs-vsctl add-br br-kept -- set bridge br-kept datapath_type=netdev")
+    root.run("virsh define /dev/stdin && virsh start tiny", text=DOMAIN)
     root.run("ip link add lost type dummy || ip link add lost type veth peer name lost2")
 
     service.kill_host(lab.folder, "host2")
@@ -222,14 +233,35 @@ def test_a_killed_host_starts_again_with_its_disk(lab: Lab, lab_key: Path, shell
     assert root.run("cat /proc/sys/kernel/random/boot_id").strip() == after.boot_id
     assert root.run("ovs-vsctl list-br").split() == ["br-kept", "br-phy"]
     assert "lost" not in root.run("ip -o link")
+    assert root.run("virsh domstate tiny").strip() == "shut off"
+    root.run("virsh undefine tiny")
     root.run("ovs-vsctl del-br br-kept; rm /root/kept")
     assert up(lab, lab_key) == service.status(lab.folder)
 
 
 def test_up_starts_what_was_killed(lab: Lab, lab_key: Path) -> None:
     service.kill_host(lab.folder, "host1")
+    machine.kill(lab.folder / "internet")
+    assert not service.status(lab.folder).internet.running
     again = up(lab, lab_key)
+    assert again.internet.running
     assert all(host.running for host in again.hosts)
+
+
+def test_a_host_told_to_stop_ends(lab: Lab, lab_key: Path, shell: Connect) -> None:
+    root = shell("host1")
+    root.run("setsid sh -c 'trap : TERM; while :; do sleep 1; done' > /dev/null 2>&1 &")
+    pid = service.status(lab.folder).host("host1").init_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not service.status(lab.folder).host("host1").running, "host1 ends")
+    assert up(lab, lab_key).host("host1").running
+
+
+def test_orphans_are_reaped(shell: Connect) -> None:
+    root = shell("host1")
+    root.run("setsid -f sh -c 'sleep 0.2'; sleep 0.6")
+    assert root.run("ps -eo stat= | grep -c Z", check=False).strip() == "0"
 
 
 def test_unknown_host_is_refused(lab: Lab) -> None:
@@ -285,8 +317,14 @@ def test_lab_returns_after_the_machine_was_rebooted(lab_key: Path, other: tuple[
     assert again.hosts[0].boot_id != first.hosts[0].boot_id
 
 
-def start_and_forget(folder: Path, prefix: str, key: str) -> None:
-    service.up(folder, prefix, 2, authorized_key=key, progress=quiet)
+START_AND_DIE = """
+import sys
+from pathlib import Path
+from stackctl.lab import service
+folder, prefix, key = sys.argv[1:]
+print("go", flush=True)
+service.up(Path(folder), prefix, 2, authorized_key=key, progress=lambda _: None)
+"""
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.2, 0.3, 0.5])
@@ -295,17 +333,32 @@ def test_half_made_lab_is_finished_or_removed(
 ) -> None:
     folder, prefix = other
     key = lab_key.with_suffix(".pub").read_text()
-    process = multiprocessing.get_context("fork").Process(
-        target=start_and_forget, args=(folder, prefix, key)
-    )
-    process.start()
-    time.sleep(seconds)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(10)
-    process.close()
+    argv = [sys.executable, "-c", START_AND_DIE, str(folder), prefix, key]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"go\n"
+        time.sleep(seconds)
+        process.kill()
     if seconds in (0.05, 0.3):
         again = service.up(folder, prefix, 2, authorized_key=key, progress=quiet)
         assert all(host.running for host in again.hosts)
     service.down(folder)
     eventually(lambda: traces(prefix, folder) == [], "the lab is gone without a trace", seconds=10)
+
+
+def test_labs_made_at_once_do_not_meet(tmp_path: Path, lab_key: Path) -> None:
+    key = lab_key.with_suffix(".pub").read_text()
+    folders = {unique_prefix(): tmp_path / name for name in ("one", "two", "three")}
+
+    def make(prefix: str) -> Lab:
+        return service.up(folders[prefix], prefix, 1, authorized_key=key, progress=quiet)
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            labs = list(pool.map(make, folders))
+        assert len({made.management_cidr for made in labs}) == 3
+        for made in labs:
+            Shell(made.hosts[0], lab_key).close()
+    finally:
+        for folder in folders.values():
+            service.down(folder)

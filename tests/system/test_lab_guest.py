@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,10 @@ NIC = (
 DISK = (
     "<disk type='file' device='disk'><driver name='qemu' type='{kind}'/>"
     "<source file='{file}'/><target dev='{target}' bus='virtio'/></disk>"
+)
+CDROM = (
+    "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>"
+    "<source file='{file}'/><target dev='hdd' bus='ide'/><readonly/></disk>"
 )
 DOMAIN = """\
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
@@ -172,13 +175,11 @@ def test_guest_boots_from_its_disk(
     iso = config_drive(tmp_path, metadata, contents)
     stage.put(iso, f"{FOLDER}/head.iso")
     devices = overlay(stage, guest_image, "head")
-    devices += DISK.format(kind="raw", file=f"{FOLDER}/head.iso", target="vdb")
+    devices += CDROM.format(file=f"{FOLDER}/head.iso")
     devices += NIC.format(mac="fa:16:3e:00:00:01") + NIC.format(mac="fa:16:3e:00:00:02")
     with domain(stage, "head", devices) as console:
-        started = time.monotonic()
         eventually(lambda: "guest: ready" in console(), "ready", seconds=CONSOLE_SECONDS)
         said = console()
-        assert time.monotonic() - started < CONSOLE_SECONDS
         assert "guest: hostname head-node" in said
         assert "guest: eth0 192.168.77.21/24" in said
         assert "guest: user data ended with 0" in said

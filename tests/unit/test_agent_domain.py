@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -291,6 +293,24 @@ def test_nothing_is_tried_on_top_of_a_failed_part(host, libvirt, part):
     step = only(domain.KIND.changes(host, SPEC))
     assert step.result == "failed"
     assert step.fault.message == f"not tried: {part[0]} {part[1]} failed"
+
+
+def test_nothing_is_tried_when_its_ports_could_not_be_checked(host, libvirt):
+    host.failed.add(("port", SPEC.host_id))
+    step = only(domain.KIND.changes(host, SPEC))
+    assert step.fault.message == "not tried: no port could be checked"
+
+
+def test_a_libvirt_that_hangs_is_waited_for_once(monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(libvirt_conn, "_libvirt", lambda: release.wait(10))
+    monkeypatch.setattr(libvirt_conn, "QUERY_TIMEOUT_S", 0.2)
+    begun = time.monotonic()
+    for words in ("within 0.2 s", "still does not answer", "still does not answer"):
+        with pytest.raises(LibvirtError, match=words):
+            libvirt_conn.state("any")
+    assert time.monotonic() - begun < 5
+    release.set()
 
 
 def test_a_running_guest_does_not_fall_with_a_failed_part(host, libvirt):

@@ -14,7 +14,7 @@ import pytest
 from agent import channel, exchange, facts, images, inspection, wire
 from agent.channel import Channel
 from agent.resources import disk, image
-from agent.resources.base import Step
+from agent.resources.base import Host, Step
 from agent.spec import (
     Disk,
     Guest,
@@ -23,6 +23,7 @@ from agent.spec import (
     Image,
     Power,
     Server,
+    Tombstone,
     digest,
     to_plain,
 )
@@ -346,6 +347,20 @@ def test_a_missing_disk_is_a_fault_and_never_made_again(controllers, data):
     controller.converge(spec(disks=(disk_of(None, build=False),)))
     report = controller.reports[-1]
     assert report["fault"]["message"] == "disk disk-1 of server server-1 is missing"
+    assert not (data / "disks" / "disk-1.qcow2").exists()
+
+
+def test_disks_stay_while_a_guest_could_not_be_removed(controllers, data):
+    controllers().converge(spec(1, disks=(disk_of(None),)))
+    graves = spec(2, tombstones=(Tombstone("disk", "disk-1", 2),))
+    host = Host(data, "b", "b", lambda sha256: b"", failed={("domain", "server-1")})
+    (step,) = disk.KIND.removals(host, graves)
+    assert (step.result, step.apply) == ("failed", None)
+    assert "domain server-1 failed" in step.fault.message
+    for expected in ("deleted", "already absent"):
+        (step,) = disk.KIND.removals(Host(data, "b", "b", lambda sha256: b""), graves)
+        assert (step.result, step.why) == ("removed", expected)
+        controllers().converge(graves)
     assert not (data / "disks" / "disk-1.qcow2").exists()
 
 

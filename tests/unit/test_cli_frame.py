@@ -122,7 +122,7 @@ def test_dry_run_with_nothing_to_do():
 def test_what_failed_ends_the_command(run):
     status, _, err = run("fails")
     assert status == 40
-    assert err == "Error: server n1 on host h1: no memory\nTry: stackctl events\n"
+    assert err == "Error: server n1 on host h1: no memory.\nTry: stackctl events\n"
 
 
 def test_a_wrong_column_is_refused_before_anything_is_done(run):

@@ -12,7 +12,10 @@ from stackctl.fleet import delivery
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "stackctl" / "agent"
+    # It is looked for once in a process; each test here is one of its own.
+    delivery._find_archive.cache_clear()
+    yield tmp_path / "cache" / "stackctl" / "agent"
+    delivery._find_archive.cache_clear()
 
 
 def test_it_holds_the_agent_and_pyroute2_and_nothing_compiled():
@@ -49,6 +52,7 @@ def test_a_changed_file_makes_another(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "_sources", lambda: iter([("agent/main.py", source)]))
     first = delivery.agent_archive()
     source.write_text("x = 2000\n")
+    delivery._find_archive.cache_clear()  # as in the next process
     assert delivery.agent_archive().sha256 != first.sha256
 
 

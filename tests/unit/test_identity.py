@@ -18,6 +18,7 @@ def tenant(pair):
         project = {"id": new_id(), "name": "lab", "created_at": now()}
         writer.insert("projects", project)
         writer.run("UPDATE networks SET shared = 1")
+        writer.run("UPDATE images SET visibility = 'public'")
     return dataclasses.replace(pair.context, project_id=project["id"], project_name="lab")
 
 

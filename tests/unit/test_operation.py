@@ -4,8 +4,18 @@ import json
 
 import pytest
 
-from stackctl.compute import service
-from stackctl.errors import HostUnreachable, PartlyDone
+from stackctl.compute import service, views
+from stackctl.errors import (
+    AgentFailed,
+    HostKeyMismatch,
+    HostUnreachable,
+    PartlyDone,
+    ResourceFailed,
+)
+from stackctl.fleet.errors import HostBusy
+from stackctl.hosts.settings import set_host
+from stackctl.hosts.types import HostChanges
+from tests.builders import furnished
 
 _LIVE_PORTS = """
 SELECT count(*) FROM ports WHERE deleted_at IS NULL AND device_owner <> 'network:dhcp'
@@ -76,6 +86,54 @@ class TestUnreachable:
         assert status(world) == ["ACTIVE", "ACTIVE", "ACTIVE", "ERROR"]
 
 
+class TestNotLetIn:
+    @pytest.mark.parametrize("kind", [HostKeyMismatch, HostBusy, AgentFailed])
+    def test_others_take_the_servers(self, pair, kind):
+        pair.trouble("h1", error=kind("Host h1 will not."))
+        done = pair.boot(count=2)
+        done.check()
+        assert {server.host for server in done.value} == {"h2"}
+        assert pair.warnings == ["Host h1 will not. Trying other hosts."]
+
+    @pytest.mark.parametrize(("kind", "status_"), [(HostKeyMismatch, 21), (AgentFailed, 30)])
+    def test_alone_it_is_the_commands_own_end(self, pair, kind, status_):
+        pair.trouble("h1", error=kind("Host h1 will not."))
+        with pytest.raises(kind, match="Nothing was booted") as caught:
+            pair.boot(host="h1")
+        assert caught.value.exit_status == status_
+        assert pair.servers() == {}
+
+    def test_lost_before_the_spec_nothing_was_done_there(self, pair):
+        pair.trouble("h1", lose="before")
+        pair.booted(count=2)
+        assert {server.host for server in views.list_servers(pair.context)} == {"h2"}
+
+    def test_lost_once_before_the_spec_is_tried_again(self, pair):
+        pair.trouble("h1", lose="before", times=1)
+        pair.booted(count=2)
+        assert {server.host for server in views.list_servers(pair.context)} == {"h1", "h2"}
+
+    def test_three_hosts_are_tried_and_no_more(self, world):
+        furnished(world, "h1", "h2", "h3", "h4")
+        for name in ("h1", "h2", "h3", "h4"):
+            world.trouble(name, unreachable=True)
+        with pytest.raises(HostUnreachable):
+            world.boot(count=1)
+        assert sum(world.fleet.opened.values()) == 3
+        assert world.servers() == {}
+
+    def test_interrupted_by_the_keyboard_the_next_command_goes_on(self, pair, monkeypatch):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("stackctl.operation.convergence.converge", stop)
+            pair.boot()
+        assert pair.server("vm").interrupted
+        pair.converge().check()
+        assert pair.servers() == {"vm": "ACTIVE"}
+
+
 class TestPeripheral:
     def test_one_warning_and_no_failure(self, pair):
         pair.booted("one", host="h1")
@@ -106,6 +164,13 @@ class TestLostAfterTheSpec:
         assert "broke off" in fault.message
         assert json.loads(pair.value("SELECT fault_json FROM servers WHERE held = 1"))["message"]
 
+    def test_alone_it_is_a_failed_resource(self, pair):
+        pair.trouble("h1", lose="after")
+        with pytest.raises(ResourceFailed, match="while the server was being built") as caught:
+            pair.boot(host="h1").check()
+        assert caught.value.exit_status == 30
+        assert pair.servers() == {"vm": "ERROR"}
+
     @pytest.mark.parametrize("number", range(1, 8))
     def test_an_agent_that_dies_between_reports_is_followed_by_another(self, pair, number):
         pair.trouble("h1", die_at=number, times=1)
@@ -121,3 +186,26 @@ def test_delete_leaves_nothing_on_hosts(pair):
         assert (state["domains"], state["disks"], state["ports"]) == ({}, {}, [])
     assert pair.value("SELECT count(*) FROM tombstones WHERE acknowledged_at IS NULL") == 0
     assert pair.value("SELECT count(*) FROM host_networks") == 0
+
+
+def test_a_setting_that_its_host_did_not_hear_of_is_partly_done(pair):
+    """It is committed and carried out later: 20 would say that nothing was."""
+    pair.converge("h1").check()
+    pair.trouble("h1", unreachable=True)
+    with pytest.raises(PartlyDone, match="does not answer"):
+        set_host(pair.context, "h1", HostChanges(on_boot="all")).check()
+    with pytest.raises(HostUnreachable):
+        pair.converge("h1").check()
+    assert pair.host("h1")["on_boot"] == "all"
+
+
+def test_a_deletion_that_its_host_did_not_hear_of_is_partly_done(pair):
+    pair.booted(host="h1")
+    pair.trouble("h1", unreachable=True)
+    with pytest.raises(PartlyDone, match="It is deleted; what is left") as caught:
+        service.delete_servers(pair.context, ["vm"]).check()
+    assert caught.value.message.count("does not answer") == 1
+    assert pair.servers() == {}
+    pair.trouble("h1")
+    pair.converge().check()
+    assert pair.fleet.domains() == {}

@@ -72,6 +72,7 @@ def test_without_root_it_says_what_to_type():
 @pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
 def test_the_shell_reads_the_list_as_yaml_does(path):
     groups = yaml.safe_load(path.read_text(encoding="utf-8"))["packages"]
-    assert set(groups) >= {"host", "lab", "guest", "build"}
+    # A lab is made on Debian's family only; elsewhere the list is for host-prepare.
+    assert set(groups) >= ({"host"} if path.stem == "fedora" else {"host", "lab", "guest", "build"})
     every = sorted({name for names in groups.values() for name in names})
     assert shell(f"packages_in {path}").stdout.split() == every

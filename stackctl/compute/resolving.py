@@ -1,0 +1,117 @@
+"""From the words of a boot request to rows; what cannot be booted is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from stackctl.compute.types import GIB, BootRequest, Nic
+from stackctl.errors import Conflict, UsageError
+from stackctl.identity.context import Context, find_own
+from stackctl.image.service import usable_image
+from stackctl.names import checked_name
+from stackctl.network.finding import visible_network
+from stackctl.state import Reader, Row, find
+
+USER_DATA_LIMIT_BYTES = 65535
+MAX_COUNT = 1000
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A boot request with its words turned into rows."""
+
+    request: BootRequest
+    image: Row
+    flavor: Row
+    networks: tuple[Row, ...]
+    ports: tuple[Row | None, ...]
+    public_keys: tuple[tuple[str, str], ...]
+    disk_gb: int
+
+
+def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
+    """Names become rows; what cannot be booted is refused before anything is placed."""
+    _check_words(request)
+    image = usable_image(context, reader, request.image)
+    flavor = find(reader, "flavors", request.flavor, noun="flavor")
+    keys = list(request.public_keys)
+    if request.key_name is not None:
+        keypair = find(
+            reader,
+            "keypairs",
+            request.key_name,
+            noun="keypair",
+            where="user_id = ?",
+            parameters=(context.user_id,),
+        )
+        keys.insert(0, (keypair["name"], keypair["public_key"]))
+    nics = request.nics or _default_nics(context, reader)
+    ports = tuple(_port(context, reader, nic) for nic in nics)
+    networks = tuple(
+        reader.get("networks", port["network_id"])
+        if port
+        else visible_network(context, reader, nic.network or "")
+        for nic, port in zip(nics, ports, strict=True)
+    )
+    disk_gb = _root_disk_gb(image, flavor)
+    return Resolved(
+        replace(request, nics=nics), image, flavor, networks, ports, tuple(keys), disk_gb
+    )
+
+
+def _check_words(request: BootRequest) -> None:
+    if not 1 <= request.count <= MAX_COUNT:
+        raise UsageError(f"--count {request.count}: between 1 and {MAX_COUNT} servers at a time.")
+    checked_name("server", request.name)
+    if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT_BYTES:
+        raise UsageError(
+            f"User data has {len(request.user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
+        )
+    if request.count > 1 and any(nic.address or nic.port for nic in request.nics):
+        raise UsageError("A fixed address or a port can be given to one server only (--count 1).")
+
+
+def _default_nics(context: Context, reader: Reader) -> tuple[Nic, ...]:
+    """Nova's rule when no NIC is named: the only network there is, none, or a refusal."""
+    networks = reader.all(
+        "SELECT id FROM networks WHERE deleted_at IS NULL AND (project_id = ? OR shared = 1) "
+        "AND external = 0",
+        context.project_id,
+    )
+    if len(networks) > 1:
+        raise Conflict(
+            "Multiple possible networks found, use a Network ID to be more specific.",
+            hint="stackctl boot ... --nic net=NETWORK   (stackctl net-list shows them)",
+        )
+    return tuple(Nic(network=row["id"]) for row in networks)
+
+
+def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
+    if nic.port is None:
+        return None
+    return find_own(context, reader, "ports", nic.port, noun="port")
+
+
+def _root_disk_gb(image: Row, flavor: Row) -> int:
+    """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
+    if image["status"] != "active":
+        raise Conflict(f"Image {image['name']} is not active.")
+    if flavor["ram_mb"] < image["min_ram_mb"]:
+        raise Conflict(
+            f"Flavor's memory is too small for requested image: {flavor['ram_mb']} MB, "
+            f"{image['name']} needs {image['min_ram_mb']} MB."
+        )
+    image_gb = -(-image["virtual_size_bytes"] // GIB)
+    if flavor["disk_gb"] == 0:
+        return int(max(image_gb, image["min_disk_gb"], 1))
+    if flavor["disk_gb"] < image["min_disk_gb"]:
+        raise Conflict(
+            f"Flavor's disk is smaller than the minimum size specified in image metadata: "
+            f"{flavor['disk_gb']} GB, minimum {image['min_disk_gb']} GB."
+        )
+    if flavor["disk_gb"] * GIB < image["virtual_size_bytes"]:
+        raise Conflict(
+            f"Flavor's disk is too small for requested image. Flavor disk is "
+            f"{flavor['disk_gb'] * GIB} bytes, image is {image['virtual_size_bytes']} bytes."
+        )
+    return int(flavor["disk_gb"])

@@ -1,0 +1,158 @@
+"""Whatever people do: every host whose spec a transaction changes is told of it."""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from agent.spec import to_plain
+from stackctl.compute import service
+from stackctl.compute.types import Nic
+from stackctl.errors import StackctlError
+from stackctl.hosts import leaving
+from stackctl.hosts.settings import set_host
+from stackctl.hosts.types import HostChanges
+from stackctl.hostspec import build_spec, load_snapshot
+from stackctl.network import service as network
+from stackctl.state import read
+from tests.builders import new_world
+
+HOSTS = st.sampled_from(["h1", "h2", "h3"])
+NETS = st.sampled_from(["n1", "n2"])
+SERVERS = st.sampled_from(["a", "b", "c"])
+OWN = ("settings", "ports", "images", "disks", "servers", "tombstones")
+run = sys.modules["stackctl.operation.run"]
+
+
+class Commands(RuleBasedStateMachine):
+    """Commands in any order; ``affected_hosts`` is checked inside each transaction."""
+
+    @initialize()
+    def furnish(self):
+        where = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="stackctl-test-", dir=where))
+        self.patch = pytest.MonkeyPatch()
+        self.world = new_world(self.folder)
+        opener = self.world.fleet.open_session
+        self.patch.setattr("stackctl.fleet.session.open_session", opener)
+        self.patch.setattr(leaving.keys, "remove", lambda *_: None)
+        self.real = run.affected_hosts
+        self.patch.setattr(run, "affected_hosts", self.checked)
+        self.world.add_hosts("h1", "h2", "h3")
+        self.world.add_image()
+        self.wrong = []
+        for name in ("n1", "n2"):
+            self.world.add_network(name, f"10.{name[1]}.0.0/28")
+
+    def teardown(self):
+        if hasattr(self, "patch"):
+            self.patch.undo()
+            shutil.rmtree(self.folder)
+
+    def checked(self, writer, change):
+        """The real answer, compared with the specs before and after the transaction."""
+        affected = self.real(writer, change)
+        with read(self.world.cloud) as reader:
+            before = specs(reader)
+        for host_id, after in specs(writer).items():
+            differing = {name for name in after if before.get(host_id, {}).get(name) != after[name]}
+            if differing and host_id not in affected.all:
+                self.wrong.append(f"not told of {differing}")
+            if differing & set(OWN) and host_id not in affected.carrying:
+                self.wrong.append(f"{differing & set(OWN)} is not its own")
+        return affected
+
+    def tried(self, work, *arguments, **more):
+        with contextlib.suppress(StackctlError):
+            work(*arguments, **more)
+        assert self.wrong == []
+
+    @rule(name=SERVERS, nets=st.lists(NETS, min_size=1, max_size=2), host=HOSTS | st.none())
+    def boot(self, name, nets, host):
+        self.tried(self.world.boot, name, net=nets, host=host)
+
+    @rule(name=SERVERS, host=HOSTS)
+    def boot_with_port(self, name, host):
+        self.tried(self.world.boot, name, nics=(Nic(port="p"),), host=host)
+
+    @rule(names=st.lists(SERVERS, min_size=1, max_size=2))
+    def delete(self, names):
+        self.tried(service.delete_servers, self.world.context, names)
+
+    @rule(name=SERVERS, action=st.sampled_from(["start", "stop", "reboot-hard"]))
+    def power(self, name, action):
+        self.tried(service.change_power, self.world.context, action, [name])
+
+    @rule(host=HOSTS, down=st.booleans())
+    def plug(self, host, down):
+        self.world.trouble(host, unreachable=down)
+
+    @rule(host=HOSTS, number=st.integers(1, 9))
+    def move_tunnel(self, host, number):
+        change = HostChanges(tunnel_address=f"10.99.0.{number}")
+        self.tried(set_host, self.world.context, host, change)
+
+    @rule(host=HOSTS)
+    def delete_host(self, host):
+        self.tried(leaving.delete_host, self.world.context, host, off_for_good=True)
+
+    @rule(host=HOSTS, on_boot=st.sampled_from(["all", "none"]))
+    def host_policy(self, host, on_boot):
+        self.tried(set_host, self.world.context, host, HostChanges(on_boot=on_boot))
+
+    @rule(net=NETS, up=st.booleans())
+    def network_state(self, net, up):
+        change = network.NetworkChange(admin_up=up)
+        self.tried(network.set_network, self.world.context, net, change)
+
+    @rule(net=NETS, number=st.integers(3, 5))
+    def more_subnet(self, net, number):
+        wanted = network.NewSubnet(f"10.{number}.0.0/29", name=f"s{number}")
+        self.tried(network.create_subnet, self.world.context, net, wanted)
+
+    @rule(number=st.integers(3, 5), dhcp=st.booleans())
+    def change_subnet(self, number, dhcp):
+        change = network.SubnetChange(dhcp=dhcp, dns_nameservers=("9.9.9.9",))
+        self.tried(network.set_subnet, self.world.context, f"s{number}", change)
+
+    @rule(number=st.integers(3, 5))
+    def delete_subnet(self, number):
+        self.tried(network.delete_subnet, self.world.context, f"s{number}")
+
+    @rule(net=NETS)
+    def port(self, net):
+        self.tried(network.create_port, self.world.context, network.NewPort(net, name="p"))
+
+    @rule(up=st.booleans())
+    def change_port(self, up):
+        change = network.PortChange(admin_up=up)
+        self.tried(network.set_port, self.world.context, "p", change)
+
+    @rule()
+    def delete_port(self):
+        self.tried(network.delete_port, self.world.context, "p")
+
+    @rule()
+    def converge(self):
+        self.tried(self.world.converge)
+
+
+def specs(reader):
+    """The spec of every live host, without what tells two of the same content apart."""
+    ids = reader.column("SELECT id FROM hosts WHERE deleted_at IS NULL")
+    return {id_: to_plain(build_spec(load_snapshot(reader, id_), 0, "")) for id_ in ids}
+
+
+class TestCommands(Commands.TestCase):
+    settings = settings(
+        max_examples=12,
+        stateful_step_count=15,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )

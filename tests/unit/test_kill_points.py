@@ -1,0 +1,216 @@
+"""kill -9 of the controller at every step it has; the hosts and the next command live on."""
+
+import multiprocessing
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from stackctl import killpoint
+from stackctl.compute import service, views
+from stackctl.errors import StackctlError
+from stackctl.operation import recover
+from stackctl.operation.keep import converge_hosts
+from stackctl.state import Cloud
+from tests.builders import furnished, new_world, open_world
+
+FORK = multiprocessing.get_context("fork")
+SETTLED = {"ACTIVE", "SHUTOFF", "ERROR"}
+
+
+def boot(world):
+    service.boot(world.context, world.request("new", count=2))
+
+
+def boot_around_a_dead_host(world):
+    world.trouble("h1", unreachable=True)
+    service.boot(world.context, world.request("new"))
+
+
+def delete(world):
+    service.delete_servers(world.context, ["old-1", "old-2"])
+
+
+def stop(world):
+    service.change_power(world.context, "stop", ["old-1", "old-2"])
+
+
+def stop_on_a_dead_host(world):
+    world.trouble("h1", unreachable=True)
+    stop(world)
+
+
+COMMANDS = [boot, boot_around_a_dead_host, delete, stop, stop_on_a_dead_host]
+
+
+@pytest.fixture
+def before(fast_path, monkeypatch):
+    """A world with two servers, to be copied for each death."""
+    folder = fast_path / "before"
+    folder.mkdir()
+    world = new_world(folder)
+    monkeypatch.setattr("stackctl.fleet.session.open_session", world.fleet.open_session)
+    furnished(world, "h1", "h2").booted("old", count=2)
+    return folder
+
+
+def opened(folder, monkeypatch):
+    world = open_world(Cloud("test", folder / "cloud"), folder / "fleet")
+    world.fleet.batches = True
+    monkeypatch.setattr("stackctl.fleet.session.open_session", world.fleet.open_session)
+    return world
+
+
+def copy_of(before, number):
+    folder = before.parent / str(number)
+    shutil.copytree(before, folder)
+    return folder
+
+
+def killed_at(number, command, world, count_file=""):
+    """Run a command in a process that dies at this point; whether it did."""
+
+    def child():
+        killpoint._KILL_AT, killpoint._COUNT_FILE, killpoint._count = number, count_file, 0
+        command(world)
+
+    process = FORK.Process(target=child)
+    process.start()
+    process.join()
+    code = process.exitcode
+    process.close()
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def first_and_last(names):
+    """The first and the last time that each kind of step is reached."""
+    last = {name: number for number, name in enumerate(names, start=1)}
+    first = {name: number for number, name in reversed(list(enumerate(names, start=1)))}
+    return sorted({*first.values(), *last.values()})
+
+
+def every(names):
+    return range(1, len(names) + 1)
+
+
+@pytest.mark.parametrize("chosen", [first_and_last, pytest.param(every, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_killed_anywhere_the_next_command_settles_it(before, monkeypatch, command, chosen):
+    count_file = before.parent / "points"
+    world = opened(copy_of(before, 0), monkeypatch)
+    assert not killed_at(0, command, world, str(count_file))
+    names = [line.split()[1] for line in count_file.read_text().splitlines()]
+    assert len(names) > 10
+    for number in chosen(names):
+        folder = copy_of(before, number)
+        assert killed_at(number, command, opened(folder, monkeypatch)), number
+        settled(opened(folder, monkeypatch))
+        shutil.rmtree(folder)
+
+
+def settled(world):
+    converge_hosts(world.context, [])
+    shown = views.list_servers(world.context)
+    assert {server.status for server in shown} <= SETTLED
+    for server in shown:
+        assert server.task_state is None
+        assert not server.interrupted
+        assert server.status != "ERROR" or server.fault.message
+    assert world.column("SELECT DISTINCT outcome FROM operations WHERE outcome = 'running'") == []
+    sound(world)
+    as_the_rows_say(world)
+    before = [world.fleet.state(name) for name in ("h1", "h2")]
+    converge_hosts(world.context, [], everything=True).check()
+    after = [world.fleet.state(name) for name in ("h1", "h2")]
+    assert [s | {"accepted": 0} for s in before] == [s | {"accepted": 0} for s in after]
+
+
+def sound(world):
+    """The file is whole, and nothing in it hangs in the air."""
+    assert world.value("PRAGMA integrity_check") == "ok"
+    assert world.rows("PRAGMA foreign_key_check") == []
+    orphans = """
+    SELECT count(*) FROM ports WHERE deleted_at IS NULL AND device_owner LIKE 'compute:%'
+      AND device_id NOT IN (SELECT id FROM servers WHERE deleted_at IS NULL)
+    """
+    assert world.value(orphans) == 0
+    held = """
+    SELECT count(*) FROM addresses JOIN ports ON ports.id = port_id
+    WHERE released_serial IS NULL AND ports.deleted_at IS NOT NULL
+    """
+    assert world.value(held) == 0
+
+
+def as_the_rows_say(world):
+    """Hosts have the domains, disks and ports that the database says, and no others."""
+    wanted = """
+    SELECT servers.id, hosts.name FROM servers JOIN hosts ON hosts.id = servers.host_id
+    WHERE servers.deleted_at IS NULL AND servers.held = 0
+    """
+    assert world.fleet.domains() == {row["id"]: row["name"] for row in world.rows(wanted)}
+    for name in ("h1", "h2"):
+        state, host_id = world.fleet.state(name), world.host(name)["id"]
+        disks = "SELECT id FROM disks WHERE host_id = ? AND deleted_at IS NULL"
+        assert set(state["disks"]) == set(world.column(disks, host_id))
+        ports = "SELECT port_id FROM bindings WHERE host_id = ?"
+        assert set(state["ports"]) == set(world.column(ports, host_id))
+
+
+def test_recover_with_the_host_still_down_says_why(before, monkeypatch):
+    """Nothing stays in between, even when nobody can ask the host."""
+    points = before.parent / "points"
+    killed_at(0, boot, opened(copy_of(before, 0), monkeypatch), str(points))
+    world = opened(before, monkeypatch)
+    names = [line.split()[1] for line in points.read_text().splitlines()]
+    assert killed_at(names.index("after-commit") + 1, boot, world)
+    assert {server.interrupted for server in views.list_servers(world.context)} == {False, True}
+    for name in ("h1", "h2"):
+        world.trouble(name, unreachable=True)
+    assert [item.outcome for item in recover(world.context)] == ["interrupted"]
+    statuses = world.servers()
+    assert (statuses["new-1"], statuses["new-2"]) == ("ERROR", "ERROR")
+    assert "does not answer" in world.server("new-1").fault.message
+    for name in ("h1", "h2"):
+        world.trouble(name)
+    assert [item.outcome for item in recover(world.context)] == ["done"]
+    assert recover(world.context) == []
+    sound(world)
+
+
+def test_a_dead_command_whose_host_is_down_blocks_nobody(before, monkeypatch):
+    world = opened(before, monkeypatch)
+    assert killed_at(2, lambda world: world.boot("dead", host="h1"), world)
+    world.trouble("h1", unreachable=True)
+    world.boot("other", host="h2").check()
+    assert world.servers()["other"] == "ACTIVE"
+    assert world.servers()["dead"] == "BUILD"
+    assert world.server("dead").interrupted
+    world.trouble("h1")
+    world.converge().check()
+    assert world.servers()["dead"] == "ACTIVE"
+
+
+def test_the_living_are_left_alone(before, monkeypatch):
+    """While a command runs, others do not take its servers for abandoned."""
+    world = opened(before, monkeypatch)
+    seen = []
+
+    def meanwhile(_):
+        world.fleet.before_open = None
+        shown = {server.name: server for server in views.list_servers(world.context)}
+        seen.append((shown["vm"].status, shown["vm"].interrupted))
+        assert recover(world.context) == []
+
+    world.fleet.before_open = meanwhile
+    world.booted("vm")
+    assert seen == [("BUILD", False)]
+
+
+def test_refused_commands_leave_no_operation(before, monkeypatch):
+    world = opened(before, monkeypatch)
+    with pytest.raises(StackctlError):
+        world.boot("old-1")
+    assert world.value("SELECT count(*) FROM operations WHERE outcome = 'running'") == 0
+    assert Path(world.cloud.locks, "owner-0.lock").exists()
