@@ -120,6 +120,19 @@ class Verb(click.Command):
         """``--trace`` alone means text."""
         return super().parse_args(ctx, with_trace_kind(ctx, args))
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Its own options first, then those that most commands have."""
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                (own if param.expose_value else common).append(record)
+        for heading, records in (("Options", own), ("Common options", common)):
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
 
 def with_trace_kind(ctx: click.Context, words: list[str]) -> list[str]:
     """The words with ``--trace`` as ``--trace=text``, so that the next word is never its value.

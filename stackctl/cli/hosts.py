@@ -332,8 +332,12 @@ def host_show(context: Context, output: Output, refresh: bool, host: str) -> Non
 @click.option("--name", help="Another name.")
 @click.option("--zone", help="Its availability zone.")
 @click.option("--virt-type", type=click.Choice(["auto", "kvm", "qemu"]), help="How servers run.")
-@click.option("--datapath", type=click.Choice(["auto", "system", "netdev"]), help="Of OVS.")
-@click.option("--on-boot", type=click.Choice(["none", "all"]), help="Servers to start then.")
+@click.option(
+    "--datapath", type=click.Choice(["auto", "system", "netdev"]), help="Of Open vSwitch."
+)
+@click.option(
+    "--on-boot", type=click.Choice(["none", "all"]), help="Which servers start with the host."
+)
 @click.option("--tunnel-address", help="Its address for vxlan and gre ('' for none).")
 @click.option(
     "--bridge-mapping",

@@ -114,10 +114,13 @@ SHOW = (
     "--nic",
     "nics",
     multiple=True,
+    metavar="net=...[,ip=...]",
     type=words.Fields("net", "net-id", "ip", "v4-fixed-ip", "port", "port-id"),
     help="A NIC: net=NETWORK[,ip=ADDRESS] or port=PORT; repeat in the order of the guest's NICs.",
 )
-@click.option("--count", "--num-instances", default=1, help="How many; all of them or none.")
+@click.option(
+    "--count", "--num-instances", default=1, show_default=True, help="How many; all or none."
+)
 @click.option(
     "--naming",
     type=click.Choice(["index", "uuid"]),
@@ -125,16 +128,23 @@ SHOW = (
     help="With --count: NAME-1, NAME-2 ... or NAME-UUID as on the slides.",
 )
 @click.option("--user-data", type=words.LocalFile(), help="Script or cloud-config for the guest.")
-@click.option("--meta", "metadata", multiple=True, type=words.Pair(), help="Metadata KEY=VALUE.")
+@click.option("--meta", "metadata", multiple=True, type=words.Pair(), help="Metadata; repeatable.")
 @click.option(
-    "--file", "files", multiple=True, type=words.Pair(), help="A file for the guest: PATH=LOCAL."
+    "--file",
+    "files",
+    multiple=True,
+    metavar="PATH=LOCAL",
+    type=words.Pair(),
+    help="A file for the guest: its path there, and the local file; repeatable.",
 )
 @click.option("--host", type=words.HOST, help="Only on this host.")
 @click.option("--availability-zone", "--zone", "zone", help="Only on hosts of this zone.")
 @click.option(
     "--wait", type=click.Choice(["dhcp", "ssh"]), help="Return when guests have leases, or answer."
 )
-@click.option("--wait-timeout", default=300, help="Seconds that --wait takes at most.")
+@click.option(
+    "--wait-timeout", default=300, show_default=True, help="Seconds that --wait takes at most."
+)
 def boot(
     context: Context,
     output: Output,
