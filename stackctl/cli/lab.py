@@ -127,6 +127,7 @@ def lab_kill(host: str, name: str | None) -> None:
     from stackctl.lab.cloud import kill_lab_host
 
     kill_lab_host(_cloud(name), host)
+    say(f"{host} is off; stackctl lab-start {host} boots it again.")
 
 
 @command("lab-start", cloud=False)
@@ -140,6 +141,7 @@ def lab_start(host: str, name: str | None) -> None:
 
     context = admin_context(existing_cloud(_cloud(name).name), watch=watch())
     finish(context, start_lab_host(context, host))
+    say(f"{host} is up, and what it should be.")
 
 
 @command("lab-image", cloud=False)
