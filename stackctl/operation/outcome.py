@@ -82,6 +82,7 @@ def _sentences(failures: list[Failure]) -> list[str]:
 def _sentence(host: str, message: str, victims: list[str]) -> str:
     if not victims:
         return message
-    where = f" on host {host}" if host else ""
+    # What says itself that the host is silent needs no more of where.
+    where = f" on host {host}" if host and not message.startswith(f"Host {host} ") else ""
     end = "" if message.endswith((".", "!", "?")) else "."
     return f"{', '.join(dict.fromkeys(victims))}{where}: {message}{end}"

@@ -15,6 +15,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from stackctl.errors import NotFound
 from stackctl.lab import machine, network, service
 from stackctl.lab.errors import LabError
 from stackctl.lab.models import Lab
@@ -265,7 +266,7 @@ def test_orphans_are_reaped(shell: Connect) -> None:
 
 
 def test_unknown_host_is_refused(lab: Lab) -> None:
-    with pytest.raises(LabError, match="no host host9"):
+    with pytest.raises(NotFound, match="no host 'host9'"):
         service.kill_host(lab.folder, "host9")
 
 
@@ -292,7 +293,7 @@ def test_second_lab_stands_beside_and_goes_without_trace(
     service.down(folder)
     eventually(lambda: traces(prefix, folder) == [], "the lab is gone without a trace", seconds=10)
     service.down(folder)
-    with pytest.raises(LabError, match="no lab"):
+    with pytest.raises(NotFound, match="no lab"):
         service.status(folder)
     assert service.status(lab.folder).hosts[0].running
 

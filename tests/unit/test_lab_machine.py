@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from stackctl.errors import NotFound, StackctlError
 from stackctl.lab import init, machine
-from stackctl.lab.errors import LabError
 from stackctl.lab.service import down, status, up
 
 
@@ -97,18 +97,18 @@ def test_bad_words_are_refused_before_anything_is_made(
     tmp_path: Path, prefix: str, hosts: int, words: str
 ) -> None:
     folder = tmp_path / "lab"
-    with pytest.raises(LabError, match=words):
+    with pytest.raises(StackctlError, match=words):
         up(folder, prefix, hosts, authorized_key="", progress=lambda _: None)
     assert not folder.exists()
 
 
 def test_a_folder_that_mount_cannot_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="mount options"):
+    with pytest.raises(StackctlError, match="mount options"):
         up(tmp_path / "a,b", "fine", 1, authorized_key="", progress=lambda _: None)
 
 
 def test_a_folder_without_a_lab(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="no lab"):
+    with pytest.raises(NotFound, match="no lab"):
         status(tmp_path)
     down(tmp_path / "absent")
     assert tmp_path.exists()

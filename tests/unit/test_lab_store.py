@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stackctl.errors import NotFound
 from stackctl.lab import store
 from stackctl.lab.errors import LabError
 from stackctl.lab.models import LabState
@@ -68,5 +69,5 @@ def test_lock_of_a_removed_and_remade_folder_is_the_new_one(tmp_path: Path) -> N
 
 
 def test_lock_of_a_removed_folder_fails_plainly(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="no lab"), store.locked(tmp_path / "absent"):
+    with pytest.raises(NotFound, match="no lab"), store.locked(tmp_path / "absent"):
         pass
