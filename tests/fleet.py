@@ -213,7 +213,7 @@ class Fleet:
         service.start_host(self.cloud.lab, name, public_key(self.cloud))
 
     def answers(self, host: str, address: str) -> bool:
-        """Whether a guest answers a ping from a DHCP namespace of a host."""
+        """Whether a guest answers the DHCP server of its own host."""
         name = next(name for name in self.world(host)["namespaces"] if name.startswith("qdhcp-"))
         ping = ("ping", "-c", "1", "-W", "1", address)
         return " 0% packet loss" in self.inside(
