@@ -245,6 +245,10 @@ class Fleet:
         )
         return seen
 
+    def logins(self, host: str) -> int:
+        """How often somebody logged in to a host."""
+        return self.inside(host, "cat", "/var/log/sshd.log").count("Accepted ")
+
     def images(self, host: str) -> list[str]:
         """The files of a host's image cache, hidden ones too."""
         return self.inside(host, "ls", "-A", f"{DATA}/images").split()
