@@ -1,8 +1,7 @@
 """Network devices: looking at them through sysfs and ioctl, changing them through netlink.
 
-Looking, and all that a server's tap needs, takes neither a process nor pyroute2, whose import
-takes a tenth of a second of CPU: that is loaded for veth pairs, addresses and routes. Everything
-here acts in the namespace of the calling thread.
+Looking needs neither a process nor pyroute2 (whose import takes a tenth of a second of CPU); that
+is loaded when something changes. Everything here acts in the namespace of the calling thread.
 """
 
 from __future__ import annotations
@@ -24,9 +23,6 @@ from agent.system.run import CommandFailed
 SYSFS = Path("/sys/class/net")
 IFF_UP = 1
 
-_SIOCSIFFLAGS, _SIOCSIFMTU = 0x8914, 0x8922
-_TUN = Path("/dev/net/tun")
-_TUNSETIFF, _TUNSETPERSIST, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x400454CB, 0x0002, 0x1000
 _SIOCGIFFLAGS, _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8913, 0x8915, 0x891B
 _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCGIFINDEX, _SIOCETHTOOL = 0x8921, 0x8927, 0x8933, 0x8946
 _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17

@@ -385,7 +385,8 @@ def _story(told: Explanation) -> list[str]:
 
 
 def _diary(told: Explanation) -> list[str]:
-    lines = [f"{event['at']}  {event['host'] or '-'}  {event['message']}" for event in told.events]
+    lines = [f"And {told.left_out} more hosts."] if told.left_out else []
+    lines += [f"{event['at']}  {event['host'] or '-'}  {event['message']}" for event in told.events]
     if told.next_command:
         lines.append(f"Next: {told.next_command}")
     return lines

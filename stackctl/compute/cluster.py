@@ -216,8 +216,7 @@ def _drop_cluster(writer: Writer, row: Row) -> None:
 def _network(context: Context, writer: Writer, wanted: NewCluster) -> str:
     if wanted.network is not None:
         return str(visible_network(context, writer, wanted.network)["id"])
-    # A gateway that nobody answers at would only give guests a route into nothing.
-    subnet = NewSubnet(cidr=wanted.subnet, gateway="none")
+    subnet = NewSubnet(cidr=wanted.subnet)
     return add_network(context, writer, NewNetwork(name=wanted.name, subnet=subnet)).id
 
 

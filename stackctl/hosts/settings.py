@@ -41,6 +41,8 @@ def set_host(context: Context, word: str, changes: HostChanges) -> Done[Host]:
             _note_changes(context, writer, row, values)
         if values.keys() & (_SPEC_COLUMNS | _REACH_COLUMNS):
             writer.change.hosts.add(row["id"])
+        if "tunnel_address" in values:
+            writer.change.underlays.add(row["id"])
         return read_host(writer, row["id"])
 
     arguments = {"host": word, "changes": repr(changes)}

@@ -38,8 +38,8 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
     )
     around = _hosts_of(reader, _HOSTS_OF_NETWORKS, change.networks)
     around |= _hosts_of(reader, _HOSTS_OF_PORTS, change.ports)
-    # A host that moves (its tunnel address) is seen by all that share a network with it.
-    around |= _hosts_of(reader, _HOSTS_BESIDE, change.hosts)
+    # Another tunnel address of a host is seen by all that share a network with it.
+    around |= _hosts_of(reader, _HOSTS_BESIDE, change.underlays)
     live = set(reader.column("SELECT id FROM hosts WHERE deleted_at IS NULL"))
     return Affected(frozenset(carrying & live), frozenset((around - carrying) & live))
 

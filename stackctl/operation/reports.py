@@ -74,7 +74,7 @@ class Reporter:
             self._not_removed(writer, report)
         elif report.result == "failed":
             self._server_failed(writer, server, _fault(report))
-        elif report.result in WELL:
+        elif report.result in WELL or _runs_though_held(report):
             self._server_seen(writer, server, report)
 
     def _server_seen(self, writer: Writer, server: Row, report: Report) -> None:
@@ -210,6 +210,11 @@ WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
   AND host_id = ? AND vm_state = 'building' AND servers.deleted_at IS NULL
 """,
 }
+
+
+def _runs_though_held(report: Report) -> bool:
+    """Its build was given up when the host fell silent, yet the host had finished it."""
+    return report.result == "held" and report.facts.get("power_state") == "RUNNING"
 
 
 def _fault(report: Report) -> Fault:

@@ -199,6 +199,7 @@ class Operation:
 
     def _note_change(self, change: Change) -> None:
         self.change.hosts |= change.hosts
+        self.change.underlays |= change.underlays
         self.change.networks |= change.networks
         self.change.ports |= change.ports
         self.change.servers |= change.servers

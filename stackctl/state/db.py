@@ -47,9 +47,13 @@ Row = dict[str, Any]
 
 @dataclass
 class Change:
-    """What a transaction touched, by id: from it follows which hosts must hear of it."""
+    """What a transaction touched, by id: from it follows which hosts must hear of it.
+
+    ``underlays``: hosts whose tunnel address is another now.
+    """
 
     hosts: set[str] = field(default_factory=set)
+    underlays: set[str] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
     ports: set[str] = field(default_factory=set)
     servers: set[str] = field(default_factory=set)

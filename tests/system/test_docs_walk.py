@@ -22,3 +22,17 @@ def test_pages_that_make_their_own_lab(page, tmp_path, clouds):
     finally:
         walk.end("stackctl lab-down --yes")
     assert not (clouds / "lab").exists()
+
+
+@pytest.mark.slow
+def test_guides_that_share_a_lab(tmp_path, clouds):
+    """lab.md makes what the others use; each of them cleans up after itself."""
+    (tmp_path / "playbooks").symlink_to(ROOT / "playbooks")
+    walk = Walk({"STACKCTL_CLOUDS": str(clouds), "STACKCTL_CLOUD": "lab"}, tmp_path)
+    try:
+        for page in ("lab", "networks", "servers", "clusters", "recovery", "scripting"):
+            walk.page(ROOT / "docs" / "guide" / f"{page}.md")
+            left = walk.shell("stackctl list -f value -c ID").stdout
+            assert left == "", f"{page}.md leaves servers"
+    finally:
+        walk.end("stackctl lab-down --yes")

@@ -146,11 +146,11 @@ def test_without_its_head(made):
     ("form", "text"),
     [
         ("mpi", "c-node-1 slots=1\nc-node-2 slots=1\n"),
-        ("hosts", "192.168.1.1\tc-head\n192.168.1.3\tc-node-1\n192.168.1.4\tc-node-2\n"),
+        ("hosts", "192.168.1.2\tc-head\n192.168.1.4\tc-node-1\n192.168.1.5\tc-node-2\n"),
         (
             "slurm",
-            "NodeName=c-node-1 NodeAddr=192.168.1.3 CPUs=1 RealMemory=512 State=UNKNOWN\n"
-            "NodeName=c-node-2 NodeAddr=192.168.1.4 CPUs=1 RealMemory=512 State=UNKNOWN\n"
+            "NodeName=c-node-1 NodeAddr=192.168.1.4 CPUs=1 RealMemory=512 State=UNKNOWN\n"
+            "NodeName=c-node-2 NodeAddr=192.168.1.5 CPUs=1 RealMemory=512 State=UNKNOWN\n"
             "PartitionName=c Nodes=c-node-1,c-node-2 Default=YES State=UP\n",
         ),
     ],

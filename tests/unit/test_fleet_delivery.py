@@ -52,7 +52,7 @@ def test_a_changed_file_makes_another(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "_sources", lambda: iter([("agent/main.py", source)]))
     first = delivery.agent_archive()
     source.write_text("x = 2000\n")
-    delivery._find_archive.cache_clear()
+    delivery._find_archive.cache_clear()  # as in the next process
     assert delivery.agent_archive().sha256 != first.sha256
 
 

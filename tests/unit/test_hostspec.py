@@ -281,8 +281,10 @@ class TestAffected:
         network = three.value("SELECT id FROM networks WHERE name = 'net'")
         assert self.affected(three, networks=[network]) == (set(), {"h1", "h2"})
 
-    def test_a_host_is_seen_by_those_beside_it(self, three):
-        assert self.affected(three, hosts=[three.host("h1")["id"]]) == ({"h1"}, {"h2"})
+    def test_another_tunnel_address_is_seen_by_those_beside_it(self, three):
+        ids = [three.host("h1")["id"]]
+        assert self.affected(three, hosts=ids) == ({"h1"}, set())
+        assert self.affected(three, hosts=ids, underlays=ids) == ({"h1"}, {"h2"})
 
     def test_a_deleted_host_hears_nothing(self, three):
         with write(three.cloud) as writer:

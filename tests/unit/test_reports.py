@@ -170,6 +170,13 @@ class TestWhatIsWritten:
             tell(up, "h1", domain(up, result="failed", words="no"))
         assert up.value("SELECT count(*) FROM events WHERE level = 'error'") == 1
 
+    def test_a_build_given_up_too_early_is_well_when_it_runs(self, up):
+        with write(up.cloud) as writer:
+            writer.run("UPDATE servers SET vm_state = 'error', held = 1, fault_json = '{}'")
+        tell(up, "h1", domain(up, result="held", power="RUNNING"))
+        assert up.server("vm").status == "ACTIVE"
+        assert up.value("SELECT held FROM servers") == 0
+
     def test_a_port_is_told_of_by_the_host_it_is_active_on(self, up):
         port = up.value("SELECT port_id FROM bindings")
         tell(up, "h2", Report("port", port, "removed"))
