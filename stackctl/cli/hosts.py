@@ -358,6 +358,8 @@ def host_set(context: Context, output: Output, host: str, **given: Any) -> None:
     """Change a host's settings. A declared capacity of 0 means: as the host says."""
     from stackctl.hosts import Declared, HostChanges, set_host
 
+    if all(value in (None, ()) for name, value in given.items() if name != "reason"):
+        raise UsageError("Nothing to change was given.", hint="stackctl host-set --help")
     declared = Declared(given.pop("vcpus"), given.pop("ram_mb"), given.pop("disk_gb"))
     done = set_host(
         context,

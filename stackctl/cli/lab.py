@@ -20,7 +20,7 @@ from stackctl.cli.frame import (
     watch,
 )
 from stackctl.cli.render import Column
-from stackctl.errors import PartlyDone, ResourceFailed
+from stackctl.errors import PartlyDone, ResourceFailed, UsageError
 
 if TYPE_CHECKING:
     from stackctl.lab.models import LabHost
@@ -152,5 +152,8 @@ def lab_image(file: Path) -> None:
     """
     from stackctl.lab.guest import build_guest_image
 
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The folder {file.parent} cannot be made: {error.strerror}.") from None
     say(f"{build_guest_image(file, progress=say)} is ready.")

@@ -155,6 +155,9 @@ def _no_command(args: list[str]) -> str:
         said = f"{args[0]} {args[1]}"
         typed = f"{commands.NOUNS[args[0]]}{args[1]}"
     near = difflib.get_close_matches(typed, names, 3)
+    noun = typed.removesuffix("s")
+    if typed not in commands.NOUNS and noun in commands.NOUNS:
+        near = [f"{commands.NOUNS[noun]}list"]
     if not near:
         return f"There is no command '{said}'."
     return f"There is no command '{said}'. Did you mean {' or '.join(near)}?"

@@ -65,6 +65,8 @@ def converge(context: Context, output: Output, everything: bool, hosts: tuple[st
 
     done = converge_hosts(context, hosts, everything=everything)
     output.list(done.value)
+    if not done.value:
+        say("No host is behind.")
     finish(context, done)
 
 
@@ -98,7 +100,10 @@ def recover(context: Context, output: Output, adopt: bool, host: str | None) -> 
     if adopt:
         names = operation.adopt(context, host)
         say(f"Adopted: {', '.join(names)}." if names else "No host is ahead of this database.")
-    output.list(operation.recover(context))
+    settled = operation.recover(context)
+    output.list(settled)
+    if not settled:
+        say("Nothing was interrupted.")
 
 
 @command("events")
@@ -112,4 +117,7 @@ def events(
     """Show who did what, where and how long it took; of one RESOURCE (name or id) or of all."""
     from stackctl.operation.keep import list_events
 
-    output.list(list_events(context, resource=resource, errors_only=errors, limit=limit))
+    found = list_events(context, resource=resource, errors_only=errors, limit=limit)
+    output.list(found)
+    if resource is not None and not found:
+        say(f"Nothing is recorded of '{resource}'.")

@@ -114,9 +114,10 @@ def table(
     sides = ["right" if at < len(right) and right[at] else "left" for at in range(len(titles))]
     if not cells:
         # tabulate cannot draw a table without lines: let it draw an empty one and leave it out.
-        drawn = tabulate([[""] * len(titles)], titles, tablefmt="pretty", colalign=sides)
-        top, head, rule, _, end = drawn.splitlines()
-        return "\n".join((top, head, rule, end)) + "\n"
+        drawn = tabulate([["-"] * len(titles)], titles, tablefmt="pretty", colalign=sides)
+        lines = drawn.splitlines()
+        del lines[-2]
+        return "\n".join(lines) + "\n"
     return tabulate(cells, titles, tablefmt="pretty", colalign=sides) + "\n"
 
 

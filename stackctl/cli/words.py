@@ -113,8 +113,13 @@ class Fields(click.ParamType[dict[str, str]]):
         for part in value.split(","):
             key, sign, rest = part.partition("=")
             if not sign or not rest or key not in self.keys or key in found:
-                known = ", ".join(f"{name}=..." for name in self.keys)
-                self.fail(f"'{part}' in '{value}': give each once of {known}.", param, ctx)
+                known = ", ".join(self.keys)
+                self.fail(
+                    f"'{part}' is not KEY=VALUE with one of the keys {known} (each once), "
+                    f"as in {self.keys[0]}=...",
+                    param,
+                    ctx,
+                )
             found[key] = rest
         return found
 

@@ -132,7 +132,9 @@ def checked_public_key(content: bytes) -> str:
         raise UsageError("A public key is one line of text; that is not text.") from None
     if len(content) > PUBLIC_KEY_LIMIT_BYTES:
         raise UsageError(f"A public key has at most {PUBLIC_KEY_LIMIT_BYTES} bytes.")
-    refuse_control_characters("public key (one line)", line)
+    if "\n" in line:
+        raise UsageError("A public key is one line, as in ~/.ssh/id_ed25519.pub; this has several.")
+    refuse_control_characters("public key", line)
     kind, _, rest = line.partition(" ")
     encoded, _, comment = rest.strip().partition(" ")
     if kind not in KEY_TYPES:

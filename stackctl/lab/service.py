@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from stackctl.errors import NotFound, UsageError
 from stackctl.lab import host, internet, machine, network, store
 from stackctl.lab.errors import LabError
 from stackctl.lab.host import HostPlan
@@ -45,7 +46,7 @@ def _check(folder: Path, prefix: str, host_count: int) -> None:
     if not PREFIX.fullmatch(prefix):
         raise LabError(f"Lab prefix {prefix!r} must be 1 to 9 lower-case letters and digits.")
     if not 1 <= host_count <= host.MAX_HOSTS:
-        raise LabError(f"A lab has 1 to {host.MAX_HOSTS} hosts, not {host_count}.")
+        raise UsageError(f"A lab has 1 to {host.MAX_HOSTS} hosts, not {host_count}.")
     if os.geteuid() != 0:
         raise LabError("A lab needs root: it makes network namespaces.")
     missing = missing_commands()
@@ -131,7 +132,7 @@ def status(folder: Path) -> Lab:
 def _load(folder: Path) -> LabState:
     state = store.load(folder)
     if state is None:
-        raise LabError(f"There is no lab in {folder}.")
+        raise NotFound(f"There is no lab in {folder}.", hint="stackctl lab-up")
     return state
 
 
@@ -191,7 +192,8 @@ def _plan(state: LabState, name: str) -> HostPlan:
     for plan in _plans(state):
         if plan.name == name:
             return plan
-    raise LabError(f"The lab has no host {name}: its hosts are host1 to host{state.host_count}.")
+    known = ", ".join(f"host{number}" for number in range(1, state.host_count + 1))
+    raise NotFound(f"The lab has no host '{name}'; it has {known}.", hint="stackctl lab-status")
 
 
 def down(folder: Path) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from stackctl.errors import NotFound
 from stackctl.lab.errors import LabError
 from stackctl.lab.models import LabState
 
@@ -51,7 +52,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            raise LabError(f"There is no lab in {folder}.") from None
+            raise NotFound(f"There is no lab in {folder}.", hint="stackctl lab-up") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_still(folder, descriptor):

@@ -72,7 +72,7 @@ def _chosen(reader: Reader, words: Sequence[str], everything: bool) -> list[Row]
     which = "1" if everything else _BEHIND
     rows = reader.all(f"SELECT * FROM hosts WHERE deleted_at IS NULL AND {which} ORDER BY name")
     if not rows and everything:
-        raise NotFound("This cloud has no hosts.", hint="stackctl host-add NAME ADDRESS")
+        raise NotFound("This cloud has no hosts.", hint="stackctl host-add NAME --address ADDRESS")
     return rows
 
 

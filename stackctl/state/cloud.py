@@ -108,12 +108,24 @@ def existing_cloud(name: str) -> Cloud:
     """The cloud of this name; NotFound when nobody made it, StateCorrupt when it is unsafe."""
     cloud = find_cloud(name)
     if not cloud.database.exists():
-        raise NotFound(
-            f"There is no cloud '{name}' in {cloud.folder.parent}.",
-            hint=f"stackctl --cloud {name} init   (or, for a practice fleet: stackctl lab-up)",
-        )
+        raise _no_cloud(cloud)
     check_permissions(cloud.folder)
     return cloud
+
+
+def _no_cloud(cloud: Cloud) -> NotFound:
+    folder = cloud.folder.parent
+    others = sorted(path.parent.name for path in folder.glob(f"*/{cloud.database.name}"))
+    said = f"There is no cloud '{cloud.name}' in {folder}"
+    if others:
+        return NotFound(
+            f"{said}; there is {', '.join(others)}.",
+            hint=f"export STACKCTL_CLOUD={others[0]}   (or: stackctl --cloud {cloud.name} init)",
+        )
+    return NotFound(
+        f"{said}.",
+        hint=f"stackctl --cloud {cloud.name} init   (or, for a practice fleet: stackctl lab-up)",
+    )
 
 
 def check_permissions(folder: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stackctl import killpoint
-from stackctl.errors import Conflict, StateCorrupt, StateLocked
+from stackctl.errors import Conflict, StateCorrupt, StateLocked, UsageError
 from stackctl.state.clock import new_nonce, now
 from stackctl.state.cloud import Cloud
 from stackctl.state.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
@@ -147,7 +147,10 @@ def create(
     """
     if cloud.database.exists():
         raise Conflict(f"The cloud '{cloud.name}' exists already in {cloud.folder}.")
-    cloud.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        cloud.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The folder {cloud.folder} cannot be made: {error.strerror}.") from None
     cloud.folder.chmod(0o700)
     _refuse_network_filesystem(cloud.folder)
     fresh = cloud.folder / f".state.{os.getpid()}.db"

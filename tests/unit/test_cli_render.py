@@ -137,3 +137,35 @@ def test_no_text_reaches_the_terminal_as_a_command(text):
     assert not set(render.printable(text)) & (
         {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
     )
+
+
+def test_a_table_is_folded_to_the_terminal():
+    columns = (render.Column("Name", "name"), render.Column("IP Address", "address"))
+    items = [{"name": "worf_head_node", "address": "Enterprise 10.1.0.2; worf_local 192.168.1.2"}]
+    assert render.rows("table", columns, items, 45) == (
+        "+----------------+------------------------+\n"
+        "| Name           | IP Address             |\n"
+        "+----------------+------------------------+\n"
+        "| worf_head_node | Enterprise 10.1.0.2;   |\n"
+        "|                | worf_local 192.168.1.2 |\n"
+        "+----------------+------------------------+\n"
+    )
+    for width in range(24, 80):
+        drawn = render.rows("table", columns, items, width)
+        assert max(map(len, drawn.splitlines())) <= max(width, 23)
+    assert render.rows("table", columns, [], 20).count("\n") == 5
+    assert render.rows("json", columns, items, 20) == render.rows("json", columns, items)
+
+
+def test_words_are_broken_only_when_nothing_else_gives_way():
+    columns = (render.Column("A", "a"), render.Column("B", "b"))
+    items = [{"a": "one two three four", "b": "unbreakable-name"}]
+    assert "unbreakable-name" in render.rows("table", columns, items, 30)
+    assert "unbreakable-name" not in render.rows("table", columns, items, 22)
+
+
+def test_tables_leave_out_what_nobody_reads_of_a_time():
+    column = render.Column("Seen", "at")
+    item = {"at": "2026-11-22T13:44:42.123Z"}
+    assert "| 2026-11-22 13:44:42Z |" in render.rows("table", [column], [item])
+    assert render.rows("value", [column], [item]) == "2026-11-22T13:44:42.123Z\n"
