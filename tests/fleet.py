@@ -213,7 +213,7 @@ class Fleet:
         service.start_host(self.cloud.lab, name, public_key(self.cloud))
 
     def answers(self, host: str, address: str) -> bool:
-        """Whether a guest answers a ping from a DHCP namespace of a host."""
+        """Whether a guest answers the DHCP server of its own host."""
         name = next(name for name in self.world(host)["namespaces"] if name.startswith("qdhcp-"))
         ping = ("ping", "-c", "1", "-W", "1", address)
         return " 0% packet loss" in self.inside(
@@ -244,6 +244,10 @@ class Fleet:
             self.inside(host, "/usr/bin/python3", "-I", "-c", LOOK, DATA)
         )
         return seen
+
+    def logins(self, host: str) -> int:
+        """How often somebody logged in to a host."""
+        return self.inside(host, "cat", "/var/log/sshd.log").count("Accepted ")
 
     def images(self, host: str) -> list[str]:
         """The files of a host's image cache, hidden ones too."""

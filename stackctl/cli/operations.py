@@ -77,13 +77,14 @@ def drift(context: Context, output: Output, hosts: tuple[str, ...]) -> None:
     """Show what on hosts differs from the database, without touching anything."""
     from stackctl.operation.keep import drift as look
 
-    steps, silent = look(context, hosts)
+    steps, errors = look(context, hosts)
     output.list(steps)
-    if silent:
-        raise HostUnreachable(
-            f"No answer from {', '.join(silent)}; what differs there is not known.",
-            hint="stackctl host-list",
-        )
+    if errors:
+        kinds = {type(error) for error in errors}
+        kind = kinds.pop() if len(kinds) == 1 else HostUnreachable
+        words = " ".join(error.message for error in errors)
+        hint = errors[0].hint or "stackctl host-list"
+        raise kind(f"{words} What differs there is not known.", hint=hint)
     if not steps:
         say("No drift: the hosts are what the database says.")
 

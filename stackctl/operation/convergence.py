@@ -53,21 +53,19 @@ def converge(
     return exchanges
 
 
-def observe(context: Context, specs: Mapping[str, HostSpec]) -> list[Exchange]:
-    """Ask hosts what they would do to become these specs."""
+def observe(
+    context: Context, hosts: Iterable[str], spec_of: Callable[[str], HostSpec]
+) -> list[Exchange]:
+    """Ask hosts what they would do to become the specs that ``spec_of`` makes for their ids."""
 
     def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
         def body(session: Session, exchange: Exchange) -> None:
-            one.observe_host(context, session, exchange, specs[host["id"]])
+            one.observe_host(context, session, exchange, spec_of)
 
         opening = one.opening(context, "observe", (), 0, claim=_unclaimed(host))
         return _with_tries(context, host, opening, body, brief, sessions)
 
-    exchanges = _each(context, dict.fromkeys(specs, True), work)
-    for exchange in exchanges:
-        if exchange.error is not None:
-            context.watch.warn(exchange.error.message)
-    return exchanges
+    return _each(context, dict.fromkeys(hosts, True), work)
 
 
 @contextmanager

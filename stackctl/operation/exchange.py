@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from stackctl.operation.reports import Reporter, concerns_a_row
 from stackctl.state import Row, Writer, now, read, write
 
 LOCK_TIMEOUT_S = 120.0
+NOTHING_TO_DO = ("unchanged", "held", "busy")
+"""Results of resources that a convergence leaves as they are."""
 
 
 @dataclass
@@ -68,14 +71,24 @@ def converge_host(
 
 
 def observe_host(
-    context: Context, session: Session, exchange: Exchange, host_spec: HostSpec
+    context: Context,
+    session: Session,
+    exchange: Exchange,
+    spec_of: Callable[[str], HostSpec],
 ) -> None:
-    """Ask what the host would do to become this spec; nothing is changed there or here."""
+    """Ask what the host would do to become a spec; nothing is changed there or here.
+
+    The spec is made while the host is locked: one that is older than the host's would only show
+    what another command has done in between.
+    """
+    with read(context.cloud) as reader:
+        _refuse_if_ahead(reader.get("hosts", exchange.host_id), session.hello)
+    host_spec = spec_of(exchange.host_id)
     labels = _labels(host_spec)
 
     def on_reports(reports: list[Report]) -> None:
         for report in reports:
-            if report.result == "unchanged":
+            if report.result in NOTHING_TO_DO:
                 continue
             why = str(report.facts.get("why", ""))
             if report.fault is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stackctl.errors import NotFound
+from stackctl.errors import NotFound, StackctlError
 from stackctl.identity.context import Context
 from stackctl.operation import convergence
 from stackctl.operation.exchange import spec_now
@@ -35,15 +35,15 @@ def converge_hosts(
     return done.with_value(_again(context, rows))
 
 
-def drift(context: Context, words: Sequence[str]) -> tuple[list[PlannedStep], list[str]]:
-    """What differs on hosts, without touching them: (steps, names of hosts that did not answer)."""
+def drift(context: Context, words: Sequence[str]) -> tuple[list[PlannedStep], list[StackctlError]]:
+    """What differs on hosts, without touching them: (steps, why others could not be asked)."""
     with read(context.cloud) as reader:
         rows = _chosen(reader, words, True)
-    specs = {row["id"]: spec_now(context, row["id"]) for row in rows}
-    exchanges = convergence.observe(context, specs)
+    exchanges = convergence.observe(
+        context, [row["id"] for row in rows], lambda host_id: spec_now(context, host_id)
+    )
     steps = [step for exchange in exchanges for step in exchange.planned]
-    silent = [exchange.host_name for exchange in exchanges if exchange.error is not None]
-    return steps, silent
+    return steps, [exchange.error for exchange in exchanges if exchange.error is not None]
 
 
 def list_events(

@@ -84,7 +84,12 @@ class Operation:
         In a rehearsal the hosts are only asked what they would do.
         """
         if self.context.dry_run:
-            exchanges = convergence.observe(self.context, self._rehearsed)
+            exchanges = convergence.observe(
+                self.context, self._rehearsed, self._rehearsed.__getitem__
+            )
+            for exchange in exchanges:
+                if exchange.error is not None:
+                    self.context.watch.warn(exchange.error.message)
         else:
             exchanges = convergence.converge(
                 self.context, self._pending.carrying, self._pending.peripheral, self.id

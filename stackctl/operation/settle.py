@@ -74,7 +74,8 @@ def _settle(
         return Failure("server", server["id"], server["name"], fault.get("host", host), message)
     if exchange is not None and error is not None:
         kind = PartlyDone if exchange.sent else type(error)
-        return Failure("server", server["id"], server["name"], host, error.message, kind)
+        message, hint = error.message, error.hint
+        return Failure("server", server["id"], server["name"], host, message, kind, hint)
     return None
 
 

@@ -162,7 +162,7 @@ def test_a_rebooted_host_has_its_networks_again_and_its_servers_on_start(
     fleet.run("boot", "g", *guest, "--count", "2", "--wait", "dhcp")
     (name,) = (name for name, row in fleet.servers().items() if row["Host"] == "host2")
     address = fleet.servers()[name]["IP Address"]["faults"][0]
-    eventually(lambda: fleet.answers("host1", address), "the guest answers from the other host")
+    eventually(lambda: fleet.answers("host2", address), "the guest answers", seconds=60)
     before = fleet.rows("SELECT boot_id FROM hosts WHERE name = 'host2'")
 
     fleet.kill_host("host2")
@@ -176,13 +176,13 @@ def test_a_rebooted_host_has_its_networks_again_and_its_servers_on_start(
 
     fleet.run("start", name)
     fleet.run("host-set", "host2", "--on-boot", "all")
-    eventually(lambda: fleet.answers("host1", address), "it answers after start", seconds=90)
+    eventually(lambda: fleet.answers("host2", address), "it answers after start", seconds=90)
     fleet.check_at_rest()
 
     fleet.kill_host("host2")
     fleet.start_host("host2")
     fleet.run("converge", "host2")
     assert set(fleet.statuses().values()) == {"ACTIVE"}, "on-boot all"
-    eventually(lambda: fleet.answers("host1", address), "it answers by itself", seconds=90)
+    eventually(lambda: fleet.answers("host2", address), "it answers by itself", seconds=90)
     fleet.run("host-set", "host2", "--on-boot", "none")
     fleet.check_at_rest()

@@ -51,8 +51,7 @@ def test_operators_who_boot_look_and_delete_at_once_do_not_disturb_each_other(
 
 
 def test_four_servers_cost_one_connection_and_one_channel_per_host(fleet: Fleet) -> None:
-    log = "/var/log/sshd.log"
-    before = {host: fleet.inside(host, "cat", log).count("Accepted ") for host in fleet.hosts()}
+    before = {host: fleet.logins(host) for host in fleet.hosts()}
     counters.reset()
     nic = Nic(network="faults")
     request = BootRequest(name="a", image="tiny", flavor="tiny", nics=(nic,), count=4)
@@ -60,5 +59,5 @@ def test_four_servers_cost_one_connection_and_one_channel_per_host(fleet: Fleet)
     done.check()
     assert sorted(server.host for server in done.value) == ["host1", "host1", "host2", "host2"]
     assert counters.connections == counters.channels == {"host1": 1, "host2": 1}
-    after = {host: fleet.inside(host, "cat", log).count("Accepted ") for host in fleet.hosts()}
+    after = {host: fleet.logins(host) for host in fleet.hosts()}
     assert {host: after[host] - before[host] for host in after} == {"host1": 1, "host2": 1}
