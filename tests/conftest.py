@@ -41,6 +41,11 @@ for _name in ("STACKCTL_CLOUD", "STACKCTL_CLOUDS", "NO_COLOR", "FORCE_COLOR", "C
 os.environ["TERM"] = "xterm"
 
 
+def pytest_collection_modifyitems(items):
+    """Whoever needs the lab's bare hosts comes before those who make them hosts of a cloud."""
+    items.sort(key=lambda item: "fleet" in item.fixturenames)
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_open():
     before = (descriptors(), threads(), children())

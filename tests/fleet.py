@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from stackctl.state import Cloud
 ROOT = Path(__file__).parents[1]
 DATA = "/var/lib/stackctl/host"
 COMMAND_LIMIT_S = 150
-STATUSES = ("ACTIVE", "SHUTOFF", "ERROR")
 
 LOOK = r"""
 import json, os, re, subprocess, sys
@@ -100,10 +98,6 @@ class Running:
         """Its end."""
         out, err = self.process.communicate(timeout=timeout)
         return Result(self.argv, self.process.returncode, out, err)
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self.process.send_signal(signal.SIGKILL)
 
 
 class Forks:
