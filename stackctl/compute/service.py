@@ -156,6 +156,8 @@ def _take_back(operation: Operation, servers: Sequence[Row]) -> None:
                 power_serial=server["power_serial"],
                 held=server["held"],
             )
+            words = "taken back: its host was not reached"
+            _note(operation.context, writer, operation.id, operation.kind, server, words)
 
 
 def _bury(writer: Writer, kind: str, id_: str, server: Row) -> None:

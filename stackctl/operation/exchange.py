@@ -15,6 +15,7 @@ from stackctl.errors import HostAhead, StackctlError
 from stackctl.fleet.types import Accepted, Hello, Opening, Session
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.identity.context import Context
+from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure, PlannedStep
 from stackctl.operation.reports import Reporter, concerns_a_row
 from stackctl.state import Row, Writer, now, read, write
@@ -145,6 +146,18 @@ def mark_unreachable(context: Context, host_id: str, why: str) -> None:
             now(),
             why,
             host_id,
+        )
+        name = writer.get("hosts", host_id)["name"]
+        note(
+            writer,
+            action="connect",
+            kind="host",
+            resource_id=host_id,
+            name=name,
+            message=why,
+            level="error",
+            host=name,
+            user_name=context.operator,
         )
 
 

@@ -209,3 +209,23 @@ def test_a_deletion_that_its_host_did_not_hear_of_is_partly_done(pair):
     pair.trouble("h1")
     pair.converge().check()
     assert pair.fleet.domains() == {}
+
+
+class TestTheDiary:
+    """A host that does not answer, and what that did to a command, can be read afterwards."""
+
+    def test_a_silent_host_is_an_event(self, pair):
+        pair.trouble("h1", unreachable=True)
+        with pytest.raises(HostUnreachable):
+            pair.boot(host="h1").check()
+        events = pair.rows("SELECT name, message FROM events WHERE action = 'connect'")
+        assert [event["name"] for event in events] == ["h1"]
+        assert events[0]["message"]
+
+    def test_a_power_command_taken_back_says_so(self, pair):
+        pair.booted("vm", host="h1")
+        pair.trouble("h1", unreachable=True)
+        with pytest.raises(HostUnreachable):
+            service.change_power(pair.context, "stop", ["vm"]).check()
+        told = pair.rows("SELECT message FROM events WHERE action = 'stop' ORDER BY id")
+        assert [event["message"] for event in told][-1].startswith("taken back")
