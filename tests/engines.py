@@ -25,7 +25,7 @@ from stackctl.lab.models import Lab, LabHost
 from stackctl.lab.requirements import missing_commands
 from stackctl.network.networks import NewNetwork, create_network
 from stackctl.network.subnets import NewSubnet
-from stackctl.state import Cloud
+from stackctl.state import Cloud, read
 from tests.fleet import Fleet, Forks
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stackctl"
@@ -145,6 +145,8 @@ def fleet(lab: Lab, lab_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) 
     """The lab's cloud with its hosts registered, a network, a tiny flavor and image."""
     made = start_lab(lab_cloud, 2, watch=Watch(), progress=lambda _: None)
     assert made.failed == ()
+    with read(lab_cloud) as reader:
+        assert reader.column("SELECT disabled_reason FROM hosts WHERE NOT enabled") == []
     context = admin_context(lab_cloud)
     tiny = io.BytesIO(TINY_GUEST.ljust(1024 * 1024, b"\0"))
     create_image(context, NewImage("tiny", "raw"), tiny).check()
