@@ -60,11 +60,7 @@ def traces(prefix: str, folder: Path) -> list[str]:
 
 
 def test_up_is_idempotent(lab: Lab, lab_key: Path) -> None:
-<<<<<<< HEAD
     before = service.status(lab.folder)  # tests before this one may have restarted hosts
-=======
-    before = service.status(lab.folder)
->>>>>>> heads/faults
     again = up(lab, lab_key)
     assert again == before
     assert [host.running for host in again.hosts] == [True, True]
