@@ -159,6 +159,8 @@ def _program_versions() -> dict[str, Optional[str]]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     versions = {key: _version(program) for key, program in PROGRAMS.items()}
+    if any(versions[key] is None and file is not None for key, file in files_now.items()):
+        return versions  # it is there and did not say: that is not to be remembered
     note = json.dumps({"files": files_now, "versions": versions}).encode()
     with contextlib.suppress(OSError):
         files.make_folder(KNOWN_VERSIONS.parent)
