@@ -42,8 +42,14 @@ os.environ["TERM"] = "xterm"
 
 
 def pytest_collection_modifyitems(items):
-    """Whoever needs the lab's bare hosts comes before those who make them hosts of a cloud."""
-    items.sort(key=lambda item: "fleet" in item.fixturenames)
+    """What needs the lab comes first: its bare hosts, then those that are hosts of a cloud."""
+
+    def place(item):
+        if not {"system", "faults"} & set(item.path.parts):
+            return 2
+        return int("fleet" in item.fixturenames)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

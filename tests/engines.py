@@ -146,7 +146,10 @@ def fleet(lab: Lab, lab_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) 
     made = start_lab(lab_cloud, 2, watch=Watch(), progress=lambda _: None)
     assert made.failed == ()
     with read(lab_cloud) as reader:
-        assert reader.column("SELECT disabled_reason FROM hosts WHERE NOT enabled") == []
+        unready = reader.all(
+            "SELECT name, disabled_reason, facts_json FROM hosts WHERE NOT enabled"
+        )
+    assert not unready, str(unready)
     context = admin_context(lab_cloud)
     tiny = io.BytesIO(TINY_GUEST.ljust(1024 * 1024, b"\0"))
     create_image(context, NewImage("tiny", "raw"), tiny).check()
