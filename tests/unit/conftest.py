@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import stackctl.hosts.joining  # noqa: F401 - binds the real open_session before a fake stands in
+from stackctl.fleet import delivery
 from tests.builders import forget_template, furnished, new_world
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -39,3 +40,10 @@ def pair(world):
 def no_template_stays():
     yield
     forget_template()
+
+
+@pytest.fixture(autouse=True)
+def archive_found_anew():
+    """No test after one that delivers a stand-in for the agent delivers it, too."""
+    yield
+    delivery._find_archive.cache_clear()
