@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import stackctl.hosts.joining  # noqa: F401 - binds the real open_session before a fake stands in
 from stackctl.fleet import delivery
 from tests.builders import forget_template, furnished, new_world
 
