@@ -7,20 +7,12 @@ from collections.abc import Collection
 
 from stackctl.compute.scheduler import Candidate
 from stackctl.state import Reader, Row, seconds_since
+from stackctl.state.usage import HOSTS_WITH_USAGE
 
 UNREACHABLE_EXPIRES_S = 300
 """How long a host that did not answer is only a last resort."""
 
-_HOSTS = """
-SELECT hosts.*, ifnull(used.servers, 0) AS servers, ifnull(used.vcpus, 0) AS vcpus_used,
-       ifnull(used.ram_mb, 0) AS ram_mb_used, ifnull(used.disk_gb, 0) AS disk_gb_used
-FROM hosts LEFT JOIN (
-  SELECT host_id, count(*) AS servers, sum(vcpus) AS vcpus, sum(ram_mb) AS ram_mb,
-         sum(disk_gb + ephemeral_gb + (swap_mb + 1023) / 1024) AS disk_gb
-  FROM servers WHERE deleted_at IS NULL AND host_id IS NOT NULL GROUP BY host_id
-) AS used ON used.host_id = hosts.id
-WHERE hosts.deleted_at IS NULL ORDER BY hosts.name
-"""
+_HOSTS = f"{HOSTS_WITH_USAGE} WHERE hosts.deleted_at IS NULL ORDER BY hosts.name"
 
 
 def candidates(reader: Reader, without: Collection[str] = ()) -> list[Candidate]:

@@ -10,22 +10,13 @@ from agent.spec import BridgeMapping
 from stackctl.hosts.types import Amount, Declared, Host, Ratios
 from stackctl.identity.context import Context
 from stackctl.state import Reader, Row, find, read
-
-_HOSTS = """
-SELECT hosts.*, ifnull(used.servers, 0) AS servers, ifnull(used.vcpus, 0) AS vcpus_used,
-       ifnull(used.ram_mb, 0) AS ram_mb_used, ifnull(used.disk_gb, 0) AS disk_gb_used
-FROM hosts LEFT JOIN (
-  SELECT host_id, count(*) AS servers, sum(vcpus) AS vcpus, sum(ram_mb) AS ram_mb,
-         sum(disk_gb + ephemeral_gb + (swap_mb + 1023) / 1024) AS disk_gb
-  FROM servers WHERE deleted_at IS NULL AND host_id IS NOT NULL GROUP BY host_id
-) AS used ON used.host_id = hosts.id
-"""
+from stackctl.state.usage import HOSTS_WITH_USAGE
 
 
 def list_hosts(context: Context) -> list[Host]:
     """All hosts by name, as last seen."""
     with read(context.cloud) as reader:
-        rows = reader.all(f"{_HOSTS} WHERE hosts.deleted_at IS NULL ORDER BY hosts.name")
+        rows = reader.all(f"{HOSTS_WITH_USAGE} WHERE hosts.deleted_at IS NULL ORDER BY hosts.name")
     return [view(row) for row in rows]
 
 
@@ -37,7 +28,7 @@ def show_host(context: Context, word: str) -> Host:
 
 def read_host(reader: Reader, host_id: str) -> Host:
     """The host with this id, deleted or not."""
-    (row,) = reader.all(f"{_HOSTS} WHERE hosts.id = ?", host_id)
+    (row,) = reader.all(f"{HOSTS_WITH_USAGE} WHERE hosts.id = ?", host_id)
     return view(row)
 
 
