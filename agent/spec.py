@@ -18,7 +18,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
-SPEC_FORMAT = 1
+SPEC_FORMAT = 2
 """Raised when a field changes its meaning; an agent refuses a format that it does not know."""
 
 T = TypeVar("T")
@@ -63,7 +63,10 @@ class HostRoute:
 
 @dataclass(frozen=True)
 class Dhcp:
-    """The DHCP and DNS server of a subnet: the same address and MAC on every host that has it."""
+    """The DHCP and DNS server of a subnet: the same address and MAC on every host that has it.
+
+    In an IPv6 subnet it is also the one that advertises the prefix (never itself as a router).
+    """
 
     port_id: str
     address: str
@@ -81,7 +84,11 @@ class Name:
 @dataclass(frozen=True)
 class Subnet:
     """A subnet of a network. ``number`` is small and unique in the cloud: it numbers the
-    host-local leg through which its name server reaches the outside."""
+    host-local leg through which its name server reaches the outside.
+
+    ``ipv6_mode`` says how guests of an IPv6 subnet get their addresses: ``slaac``,
+    ``dhcpv6-stateful``, ``dhcpv6-stateless``, or None (by themselves, nothing is advertised).
+    """
 
     id: str
     version: int
@@ -91,6 +98,7 @@ class Subnet:
     dhcp: Optional[Dhcp]
     dns_nameservers: tuple[str, ...] = ()
     host_routes: tuple[HostRoute, ...] = ()
+    ipv6_mode: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,84 @@ class FixedAddress:
 
 
 @dataclass(frozen=True)
+class AddressPair:
+    """What a port may send from beside its own addresses: an address or prefix, and the MAC that
+    goes with it (None: the port's own)."""
+
+    cidr: str
+    mac: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class DhcpOption:
+    """A DHCP option for one port: its number, and its value as the type of that number reads it."""
+
+    ip_version: int
+    number: int
+    value: str
+
+
+@dataclass(frozen=True)
+class BandwidthLimit:
+    """What a port may send (``egress``) and receive (``ingress``); None is unlimited."""
+
+    egress_kbps: Optional[int] = None
+    egress_burst_kb: Optional[int] = None
+    ingress_kbps: Optional[int] = None
+    ingress_burst_kb: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class SecurityRule:
+    """What a security group allows: everything that fits, in one direction.
+
+    ``direction`` is ingress (to the port) or egress; ``ethertype`` IPv4 or IPv6; ``protocol`` an
+    IP protocol number, None any. ``port_min`` and ``port_max`` are a range of TCP, UDP, SCTP or
+    UDP-Lite ports, or type and code of ICMP. The other side is a prefix, the members of a group,
+    or anybody.
+    """
+
+    id: str
+    direction: str
+    ethertype: str
+    protocol: Optional[int] = None
+    port_min: Optional[int] = None
+    port_max: Optional[int] = None
+    remote_cidr: Optional[str] = None
+    remote_group_id: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class SecurityGroup:
+    """A group that a port of this host is in, with all its rules."""
+
+    id: str
+    version: int
+    rules: tuple[SecurityRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Members:
+    """From which addresses (or prefixes) members of a group send in one network of this host.
+
+    Those are members in the network itself and in networks that routers connect with it.
+    """
+
+    group_id: str
+    network_id: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Port:
     """A server's port on this host.
 
     ``role`` is active, or incoming/outgoing while its server moves. ``gives_default_route`` and
     ``gives_name_server`` say which of a server's ports carry these DHCP options: one each.
+
+    With ``port_security`` it sends from its own addresses and ``allowed_pairs`` only, and what
+    no rule of its ``security_groups`` allows is dropped in both directions; without it neither
+    is looked at.
     """
 
     id: str
@@ -153,6 +234,50 @@ class Port:
     port_security: bool = True
     gives_default_route: bool = True
     gives_name_server: bool = True
+    security_groups: tuple[str, ...] = ()
+    allowed_pairs: tuple[AddressPair, ...] = ()
+    dhcp_options: tuple[DhcpOption, ...] = ()
+    limit: BandwidthLimit = BandwidthLimit()
+
+
+@dataclass(frozen=True)
+class RouterPort:
+    """An interface of a router, or its gateway, with its addresses in the network's subnets."""
+
+    id: str
+    version: int
+    network_id: str
+    mac: str
+    addresses: tuple[FixedAddress, ...]
+    admin_up: bool = True
+
+
+@dataclass(frozen=True)
+class FloatingIp:
+    """An address of the external network that stands for a port's fixed one."""
+
+    id: str
+    version: int
+    address: str
+    fixed_address: str
+
+
+@dataclass(frozen=True)
+class Router:
+    """A router on this host, in the namespace ``qrouter-<id>``.
+
+    With ``snat`` what leaves by the gateway and has no floating IP gets the gateway's address.
+    The default routes are the gateways of the subnets that the gateway port has addresses in.
+    """
+
+    id: str
+    version: int
+    admin_up: bool
+    interfaces: tuple[RouterPort, ...] = ()
+    gateway: Optional[RouterPort] = None
+    snat: bool = True
+    routes: tuple[HostRoute, ...] = ()
+    floating_ips: tuple[FloatingIp, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -290,6 +415,9 @@ class HostSpec:
     disks: tuple[Disk, ...] = ()
     servers: tuple[Server, ...] = ()
     tombstones: tuple[Tombstone, ...] = ()
+    routers: tuple[Router, ...] = ()
+    security_groups: tuple[SecurityGroup, ...] = ()
+    members: tuple[Members, ...] = ()
 
 
 def to_plain(value: Any) -> Any:

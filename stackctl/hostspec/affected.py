@@ -36,7 +36,14 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
     carrying |= _hosts_of(
         reader, "SELECT host_id FROM bindings WHERE port_id IN ({})", change.ports
     )
+    carrying |= _hosts_of(
+        reader, "SELECT host_id FROM routers WHERE id IN ({}) AND host_id <> ''", change.routers
+    )
+    carrying |= _hosts_of(reader, _HOSTS_OF_GROUPS, change.security_groups)
     around = _hosts_of(reader, _HOSTS_OF_NETWORKS, change.networks)
+    around |= _hosts_of(reader, _HOSTS_THAT_ADMIT, change.members)
+    # Which networks a router connects decides whose members can send into them.
+    around |= _hosts_of(reader, _HOSTS_JOINED, change.routers)
     around |= _hosts_of(reader, _HOSTS_OF_PORTS, change.ports)
     # Another tunnel address of a host is seen by all that share a network with it.
     around |= _hosts_of(reader, _HOSTS_BESIDE, change.underlays)
@@ -59,6 +66,36 @@ JOIN host_networks ON host_networks.network_id = ports.network_id WHERE ports.id
 _HOSTS_BESIDE = """
 SELECT other.host_id FROM host_networks AS mine
 JOIN host_networks AS other ON other.network_id = mine.network_id WHERE mine.host_id IN ({})
+"""
+
+
+_HOSTS_OF_GROUPS = """
+SELECT bindings.host_id FROM port_security_groups
+JOIN bindings ON bindings.port_id = port_security_groups.port_id WHERE group_id IN ({})
+"""
+
+# Hosts with ports in groups whose rules name one of these groups.
+_HOSTS_THAT_ADMIT = """
+SELECT bindings.host_id FROM security_group_rules AS rules
+JOIN port_security_groups ON port_security_groups.group_id = rules.group_id
+JOIN bindings ON bindings.port_id = port_security_groups.port_id
+WHERE rules.remote_group_id IN ({}) AND rules.deleted_at IS NULL
+"""
+
+# Hosts with any network that interfaces of these routers have or had, or that is joined to one.
+_HOSTS_JOINED = """
+WITH RECURSIVE joined(id) AS (
+  SELECT network_id FROM ports WHERE device_id IN ({})
+    AND device_owner = 'network:router_interface'
+  UNION
+  SELECT far.network_id FROM joined
+  JOIN ports AS near ON near.network_id = joined.id AND near.deleted_at IS NULL
+    AND near.device_owner = 'network:router_interface'
+  JOIN ports AS far ON far.device_id = near.device_id AND far.deleted_at IS NULL
+    AND far.device_owner = 'network:router_interface'
+)
+SELECT host_networks.host_id FROM joined
+JOIN host_networks ON host_networks.network_id = joined.id
 """
 
 

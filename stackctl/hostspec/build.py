@@ -12,6 +12,7 @@ from stackctl.state import Row
 
 TUNNEL_TYPES = ("vxlan", "gre")
 DHCP_OWNER = "network:dhcp"
+GATEWAY_OWNER = "network:router_gateway"
 DEFAULT_COMMAND_LINE = "console=ttyS0 root=/dev/vda"
 
 
@@ -33,6 +34,9 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         tombstones=tuple(
             spec.Tombstone(kind=row["kind"], id=row["id"], version=0) for row in snapshot.tombstones
         ),
+        routers=tuple(_router(snapshot, row) for row in snapshot.routers),
+        security_groups=tuple(_group(snapshot, row) for row in snapshot.groups.rows),
+        members=tuple(_members(snapshot)),
     )
 
 
@@ -87,6 +91,7 @@ def _subnet(snapshot: HostSnapshot, row: Row) -> spec.Subnet:
         host_routes=tuple(
             spec.HostRoute(route["destination"], route["nexthop"]) for route in routes
         ),
+        ipv6_mode=row["ipv6_mode"],
     )
 
 
@@ -134,7 +139,8 @@ def _ports(snapshot: HostSnapshot) -> tuple[spec.Port, ...]:
 
 def _has_gateway(snapshot: HostSnapshot, port: Row, gateways: dict[str, str | None]) -> bool:
     addresses = snapshot.addresses.get(port["id"], [])
-    return any(gateways.get(address["subnet_id"]) for address in addresses)
+    # An IPv6 default route comes with a router's advertisements, not from DHCP.
+    return any(":" not in (gateways.get(each["subnet_id"]) or ":") for each in addresses)
 
 
 def _port(
@@ -146,17 +152,102 @@ def _port(
         network_id=row["network_id"],
         server_id=row["device_id"],
         mac=row["mac"],
-        addresses=tuple(
-            spec.FixedAddress(address["subnet_id"], address["address"])
-            for address in snapshot.addresses.get(row["id"], [])
-        ),
+        addresses=_fixed(snapshot, row),
         hostname=row["hostname"],
         admin_up=bool(row["admin_up"]),
         role=row["role"],
         port_security=bool(row["port_security"]),
         gives_default_route=row["id"] == router_port,
         gives_name_server=row["id"] == resolver_port,
+        security_groups=tuple(snapshot.groups.of_port.get(row["id"], [])),
+        allowed_pairs=tuple(
+            spec.AddressPair(pair["cidr"], pair["mac"])
+            for pair in json.loads(row["allowed_pairs_json"])
+        ),
+        dhcp_options=tuple(
+            spec.DhcpOption(option["ip_version"], option["number"], option["value"])
+            for option in json.loads(row["dhcp_options_json"])
+        ),
+        limit=spec.BandwidthLimit(
+            row["egress_kbps"],
+            row["egress_burst_kb"],
+            row["ingress_kbps"],
+            row["ingress_burst_kb"],
+        ),
     )
+
+
+def _fixed(snapshot: HostSnapshot, port: Row) -> tuple[spec.FixedAddress, ...]:
+    return tuple(
+        spec.FixedAddress(address["subnet_id"], address["address"])
+        for address in snapshot.addresses.get(port["id"], [])
+    )
+
+
+def _router(snapshot: HostSnapshot, row: Row) -> spec.Router:
+    ports = snapshot.router_ports.get(row["id"], [])
+    gateways = [port for port in ports if port["device_owner"] == GATEWAY_OWNER]
+    return spec.Router(
+        id=row["id"],
+        version=row["version"],
+        admin_up=bool(row["admin_up"]),
+        interfaces=tuple(
+            _router_port(snapshot, port) for port in ports if port["device_owner"] != GATEWAY_OWNER
+        ),
+        gateway=_router_port(snapshot, gateways[0]) if gateways else None,
+        snat=bool(row["snat"]),
+        routes=tuple(
+            spec.HostRoute(route["destination"], route["nexthop"])
+            for route in json.loads(row["routes_json"])
+        ),
+        floating_ips=tuple(
+            spec.FloatingIp(each["id"], each["version"], each["address"], each["fixed_address"])
+            for each in snapshot.floating_ips.get(row["id"], [])
+        ),
+    )
+
+
+def _router_port(snapshot: HostSnapshot, row: Row) -> spec.RouterPort:
+    return spec.RouterPort(
+        id=row["id"],
+        version=row["version"],
+        network_id=row["network_id"],
+        mac=row["mac"],
+        addresses=_fixed(snapshot, row),
+        admin_up=bool(row["admin_up"]),
+    )
+
+
+def _group(snapshot: HostSnapshot, row: Row) -> spec.SecurityGroup:
+    return spec.SecurityGroup(
+        id=row["id"],
+        version=row["version"],
+        rules=tuple(
+            spec.SecurityRule(
+                id=rule["id"],
+                direction=rule["direction"],
+                ethertype=rule["ethertype"],
+                protocol=rule["protocol"],
+                port_min=rule["port_min"],
+                port_max=rule["port_max"],
+                remote_cidr=rule["remote_cidr"],
+                remote_group_id=rule["remote_group_id"],
+            )
+            for rule in snapshot.groups.rules.get(row["id"], [])
+        ),
+    )
+
+
+def _members(snapshot: HostSnapshot) -> Iterable[spec.Members]:
+    """What the members of a group send from: their addresses, and the pairs allowed to them."""
+    found: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for row in snapshot.groups.members:
+        addresses = found[row["group_id"], row["network_id"]]
+        addresses[row["address"]] = None
+        for pair in json.loads(row["allowed_pairs_json"]):
+            addresses[pair["cidr"]] = None
+    for (group_id, network_id), addresses in sorted(found.items()):
+        yield spec.Members(group_id, network_id, tuple(addresses))
 
 
 def _image(row: Row) -> spec.Image:

@@ -5,10 +5,23 @@ Everything is reached from the host: its bindings, their networks, the servers a
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from stackctl.state import Reader, Row
+
+
+@dataclass
+class Groups:
+    """Security groups of a host's ports. ``of_port``: group ids by port id; ``rules`` by group id;
+    ``members``: rows of ``group_id``, ``network_id`` and ``address``, as this host must know them.
+    """
+
+    of_port: dict[str, list[str]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    rules: dict[str, list[Row]] = field(default_factory=dict)
+    members: list[Row] = field(default_factory=list)
 
 
 @dataclass
@@ -20,7 +33,7 @@ class HostSnapshot:
     networks: list[Row]
     subnets: dict[str, list[Row]]
     ports: list[Row]
-    """Ports bound to this host, with the binding's ``role``."""
+    """Servers' ports bound to this host, with the binding's ``role``."""
     addresses: dict[str, list[Row]]
     """By port id, for every port of these networks."""
     neighbours: list[Row]
@@ -31,6 +44,12 @@ class HostSnapshot:
     disks: list[Row]
     images: dict[str, Row]
     tombstones: list[Row] = field(default_factory=list)
+    routers: list[Row] = field(default_factory=list)
+    router_ports: dict[str, list[Row]] = field(default_factory=dict)
+    """By router id: its interfaces and its gateway."""
+    floating_ips: dict[str, list[Row]] = field(default_factory=dict)
+    """By router id."""
+    groups: Groups = field(default_factory=Groups)
 
 
 def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
@@ -41,12 +60,15 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
     servers = reader.all(
         "SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL ORDER BY id", host_id
     )
+    ports = reader.all(_PORTS, host_id)
+    routers = reader.all(_ROUTERS, host_id)
+    router_ids = [row["id"] for row in routers]
     return HostSnapshot(
         cloud=reader.all("SELECT * FROM cloud")[0],
         host=reader.get("hosts", host_id),
         networks=networks,
         subnets=_grouped(reader, _SUBNETS, network_ids, "network_id"),
-        ports=reader.all(_PORTS, host_id),
+        ports=ports,
         addresses=_grouped(reader, _ADDRESSES, network_ids, "port_id"),
         neighbours=_neighbours(reader, host_id, network_ids),
         flood_to=_flood_to(reader, host_id, network_ids),
@@ -54,6 +76,10 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         disks=disks,
         images=_images(reader, servers, disks),
         tombstones=reader.all(_TOMBSTONES, host_id),
+        routers=routers,
+        router_ports=_grouped(reader, _ROUTER_PORTS, router_ids, "device_id"),
+        floating_ips=_grouped(reader, _FLOATING_IPS, router_ids, "router_id"),
+        groups=_groups(reader, ports),
     )
 
 
@@ -67,7 +93,19 @@ ORDER BY networks.id
 
 _PORTS = """
 SELECT ports.*, bindings.role FROM bindings JOIN ports ON ports.id = bindings.port_id
-WHERE bindings.host_id = ? AND ports.deleted_at IS NULL ORDER BY ports.id
+WHERE bindings.host_id = ? AND ports.deleted_at IS NULL
+  AND ports.device_owner NOT LIKE 'network:%' ORDER BY ports.id
+"""
+
+_ROUTERS = "SELECT * FROM routers WHERE host_id = ? AND deleted_at IS NULL ORDER BY id"
+
+_ROUTER_PORTS = """
+SELECT * FROM ports WHERE device_id IN ({}) AND deleted_at IS NULL
+  AND device_owner IN ('network:router_interface', 'network:router_gateway') ORDER BY id
+"""
+
+_FLOATING_IPS = """
+SELECT * FROM floating_ips WHERE router_id IN ({}) AND deleted_at IS NULL ORDER BY id
 """
 
 _SUBNETS = """
@@ -98,6 +136,38 @@ WHERE host_networks.network_id IN ({}) AND host_networks.released_serial IS NULL
 ORDER BY hosts.tunnel_address
 """
 
+_GROUPS_OF_PORTS = "SELECT * FROM port_security_groups WHERE port_id IN ({}) ORDER BY group_id"
+
+_GROUPS = "SELECT * FROM security_groups WHERE id IN ({}) AND deleted_at IS NULL ORDER BY id"
+
+_RULES = """
+SELECT * FROM security_group_rules WHERE group_id IN ({}) AND deleted_at IS NULL ORDER BY id
+"""
+
+# Whose packets can arrive with their own addresses: members in the network itself, and in those
+# that routers connect with it.
+_MEMBERS = """
+WITH RECURSIVE joined(here, there) AS (
+  SELECT value, value FROM json_each(?)
+  UNION
+  SELECT joined.here, far.network_id FROM joined
+  JOIN ports AS near ON near.network_id = joined.there AND near.deleted_at IS NULL
+    AND near.device_owner = 'network:router_interface'
+  JOIN ports AS far ON far.device_id = near.device_id AND far.deleted_at IS NULL
+    AND far.device_owner = 'network:router_interface'
+), used(network_id, group_id) AS (
+  SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+)
+SELECT DISTINCT used.group_id, used.network_id, addresses.address, ports.allowed_pairs_json
+FROM used
+CROSS JOIN joined ON joined.here = used.network_id
+CROSS JOIN ports ON ports.network_id = joined.there AND ports.deleted_at IS NULL
+CROSS JOIN port_security_groups AS member
+  ON member.port_id = ports.id AND member.group_id = used.group_id
+CROSS JOIN addresses ON addresses.port_id = ports.id AND addresses.released_serial IS NULL
+ORDER BY used.group_id, used.network_id, addresses.number
+"""
+
 _TOMBSTONES = """
 SELECT * FROM tombstones WHERE host_id = ? AND acknowledged_at IS NULL ORDER BY kind, id
 """
@@ -123,6 +193,30 @@ def _flood_to(reader: Reader, host_id: str, network_ids: list[str]) -> dict[str,
     for row in reader.all(_FLOOD_TO.format(_marks(network_ids)), *network_ids, host_id):
         groups[row["network_id"]].append(row["tunnel_address"])
     return groups
+
+
+def _groups(reader: Reader, ports: list[Row]) -> Groups:
+    """The groups of these ports, their rules, and the members of groups that rules name."""
+    of_port: dict[str, list[str]] = defaultdict(list)
+    secured = [port["id"] for port in ports if port["port_security"]]
+    for row in reader.all(_GROUPS_OF_PORTS.format(_marks(secured)), *secured):
+        of_port[row["port_id"]].append(row["group_id"])
+    ids = sorted({group_id for group_ids in of_port.values() for group_id in group_ids})
+    rules = _grouped(reader, _RULES, ids, "group_id")
+    used = {
+        (port["network_id"], rule["remote_group_id"])
+        for port in ports
+        for group_id in of_port.get(port["id"], [])
+        for rule in rules.get(group_id, [])
+        if rule["remote_group_id"]
+    }
+    networks = sorted({network_id for network_id, _ in used})
+    return Groups(
+        of_port=of_port,
+        rows=reader.all(_GROUPS.format(_marks(ids)), *ids),
+        rules=rules,
+        members=reader.all(_MEMBERS, json.dumps(networks), json.dumps(sorted(used))),
+    )
 
 
 def _images(reader: Reader, servers: list[Row], disks: list[Row]) -> dict[str, Row]:

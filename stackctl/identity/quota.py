@@ -15,6 +15,10 @@ DEFAULTS = {
     "networks": 100,
     "subnets": 100,
     "ports": 500,
+    "routers": 10,
+    "floating_ips": 50,
+    "security_groups": 10,
+    "security_group_rules": 100,
 }
 
 _LIVE = "WHERE deleted_at IS NULL AND project_id = ?"
@@ -25,6 +29,10 @@ _USED = {
     "networks": f"SELECT count(*) FROM networks {_LIVE}",
     "subnets": f"SELECT count(*) FROM subnets {_LIVE}",
     "ports": f"SELECT count(*) FROM ports {_LIVE}",
+    "routers": f"SELECT count(*) FROM routers {_LIVE}",
+    "floating_ips": f"SELECT count(*) FROM floating_ips {_LIVE}",
+    "security_groups": f"SELECT count(*) FROM security_groups {_LIVE}",
+    "security_group_rules": f"SELECT count(*) FROM security_group_rules {_LIVE}",
 }
 
 

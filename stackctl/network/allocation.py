@@ -283,8 +283,13 @@ def free_hostname(reader: Reader, network_ids: Sequence[str], wanted: str) -> st
 
 
 def touch(writer: Writer, network_id: str, port_id: str) -> None:
-    """Note a change of a port: names are the network's, so all its hosts hear of it."""
+    """Note a change of a port: names are the network's, so all its hosts hear of it.
+
+    So do hosts whose rules admit the groups that it is in.
+    """
     writer.change.ports.add(port_id)
+    groups = writer.column("SELECT group_id FROM port_security_groups WHERE port_id = ?", port_id)
+    writer.change.members.update(groups)
     writer.change.networks.add(network_id)
 
 

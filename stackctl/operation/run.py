@@ -36,7 +36,7 @@ from stackctl.state import Change, Reader, Row, Writer, new_id, now, read, write
 
 T = TypeVar("T")
 
-_WITH_ROWS = frozenset({"server", "domain", "disk", "port", "image", "dhcp"})
+_WITH_ROWS = frozenset({"server", "domain", "disk", "port", "image", "dhcp", "router"})
 """Kinds whose failures carry the id of a row, somebody's own."""
 
 
@@ -181,11 +181,12 @@ class Operation:
         change = self.change
         if failure.kind == "server" and failure.id in change.servers:
             return False
-        if not change.servers | change.ports | change.networks:
+        named = change.servers | change.ports | change.networks | change.routers
+        if not named | change.security_groups:
             return bool(change.hosts)
         if failure.kind in _WITH_ROWS:
-            return failure.id in change.networks | change.ports | self._subnets()
-        return bool(change.hosts)
+            return failure.id in named | self._subnets()
+        return bool(change.hosts | change.routers | change.security_groups)
 
     def _subnets(self) -> set[str]:
         with read(self.context.cloud) as reader:
@@ -203,6 +204,9 @@ class Operation:
         self.change.networks |= change.networks
         self.change.ports |= change.ports
         self.change.servers |= change.servers
+        self.change.routers |= change.routers
+        self.change.security_groups |= change.security_groups
+        self.change.members |= change.members
 
     def _record(self, writer: Writer, result: dict[str, Any] | None) -> None:
         """Write the operation's row with its first transaction, and keep it up with the others."""

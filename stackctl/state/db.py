@@ -49,7 +49,9 @@ Row = dict[str, Any]
 class Change:
     """What a transaction touched, by id: from it follows which hosts must hear of it.
 
-    ``underlays``: hosts whose tunnel address is another now.
+    ``underlays``: hosts whose tunnel address is another now. ``routers``: other interfaces, or
+    anything else of a router. ``security_groups``: other rules; ``members``: groups that have
+    other members or addresses of members.
     """
 
     hosts: set[str] = field(default_factory=set)
@@ -57,6 +59,9 @@ class Change:
     networks: set[str] = field(default_factory=set)
     ports: set[str] = field(default_factory=set)
     servers: set[str] = field(default_factory=set)
+    routers: set[str] = field(default_factory=set)
+    security_groups: set[str] = field(default_factory=set)
+    members: set[str] = field(default_factory=set)
 
 
 class Reader:
