@@ -109,6 +109,21 @@ def tap_name(port_id: str) -> str:
     return "tap" + port_id[:11]
 
 
+def interface_name(port_id: str) -> str:
+    """The device of a router's interface."""
+    return "qr-" + port_id[:11]
+
+
+def gateway_name(port_id: str) -> str:
+    """The device of a router's gateway."""
+    return "qg-" + port_id[:11]
+
+
+def router_netns(router_id: str) -> str:
+    """The namespace of a router."""
+    return "qrouter-" + router_id
+
+
 def inner_patch(bridge: str) -> str:
     """The end in br-int of the pair that leads to a physical bridge."""
     return "int-" + bridge
