@@ -1,37 +1,9 @@
-"""What the lab and its guest image need from the machine."""
+"""What the lab and its guest image need from the machine: the packages are those of
+playbooks/hosts."""
 
 from __future__ import annotations
 
 import shutil
-
-PACKAGES = (
-    "busybox-static",
-    "cpio",
-    "dnsmasq-base",
-    "dosfstools",
-    "e2fsprogs",
-    "fdisk",
-    "dropbear-bin",
-    "ethtool",
-    "iproute2",
-    "iptables",
-    "kmod",
-    "libvirt-clients",
-    "libvirt-daemon-system",
-    "linux-image-cloud-amd64",
-    "mtools",
-    "openssh-client",
-    "openssh-server",
-    "openvswitch-switch",
-    "python3-libvirt",
-    "qemu-system-x86",
-    "qemu-utils",
-    "sudo",
-    "syslinux",
-    "syslinux-common",
-    "xorriso",
-)
-"""Debian's names; install them with --no-install-recommends."""
 
 COMMANDS = (
     "busybox",

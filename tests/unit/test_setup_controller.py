@@ -1,11 +1,14 @@
 """playbooks/setup-controller.sh with a stand-in for apt: what it installs, and when."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+
+from stackctl.lab.requirements import ADMIN_PATH, COMMANDS
 
 ROOT = Path(__file__).parents[2]
 LISTS = sorted((ROOT / "playbooks/hosts").glob("*.yaml"))
@@ -76,3 +79,28 @@ def test_the_shell_reads_the_list_as_yaml_does(path):
     assert set(groups) >= ({"host"} if path.stem == "fedora" else {"host", "lab", "guest", "build"})
     every = sorted({name for names in groups.values() for name in names})
     assert shell(f"packages_in {path}").stdout.split() == every
+
+
+def test_a_bare_machine_gets_every_command_that_the_lab_runs():
+    """The list missed sfdisk where no image of the machine brought it along."""
+    listed = shell("wanted_packages").stdout.split()
+    words = "--recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces"
+    told = shell(f"apt-cache depends {words} --no-enhances -i {' '.join(listed)}").stdout
+    brought = {line.strip() for line in told.splitlines() if not line.startswith(" ")}
+    for command in COMMANDS:
+        path = shutil.which(command, path=ADMIN_PATH)
+        assert path is not None, f"{command} is not on this machine"
+        assert _owners(path) & (brought | _essential()), f"no listed package brings {command}"
+
+
+def _owners(path):
+    """The packages that a command's file is from (/bin and /usr/bin are one folder)."""
+    names = {path, str(Path(path).resolve()), path.removeprefix("/usr"), f"/usr{path}"}
+    done = subprocess.run(["dpkg", "-S", *names], capture_output=True, text=True, check=False)
+    return {line.partition(":")[0] for line in done.stdout.splitlines()}
+
+
+def _essential():
+    show = ["dpkg-query", "-W", "-f=${Essential} ${Package}\n"]
+    told = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    return {line.split()[1] for line in told.splitlines() if line.startswith("yes ")}
