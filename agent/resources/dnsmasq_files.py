@@ -104,9 +104,10 @@ def _hosts(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
 
 
 def _host(subnet: Subnet, port: Port) -> str:
-    """One port: its MAC, address and name."""
+    """One port: its MAC, address and name (a server's second port in a network has none)."""
     home = next(fixed for fixed in port.addresses if fixed.subnet_id == subnet.id)
-    return ",".join([texts.mac(port.mac), texts.ipv4(home.address), texts.hostname(port.hostname)])
+    name = [texts.hostname(port.hostname)] if port.hostname else []
+    return ",".join([texts.mac(port.mac), texts.ipv4(home.address), *name])
 
 
 def _tags(server: DhcpServer) -> Iterable[str]:

@@ -18,7 +18,7 @@ NASTY = st.text(st.sampled_from("ab0-.,:/#=\n\r\0\t \"'\\%!@é")) | st.text() | 
     ["node", "worf.local", "10.0.0.1", "fa:16:3e:00:00:09", "x\ndhcp-script=/bin/sh", "fe80::1%a,b"]
 )  # fmt: skip
 
-HOST = re.compile(r"[0-9a-f:]{17},[0-9.]+,[A-Za-z0-9-]+")
+HOST = re.compile(r"[0-9a-f:]{17},[0-9.]+(,[A-Za-z0-9-]+)?")
 NAME = re.compile(r"[0-9a-f.:]+\t([A-Za-z0-9.-]+ )?[A-Za-z0-9-]+")
 OPTION = re.compile(r"(tag:!?no-[a-z]+,)?(option:[a-z-]+|249)(,[A-Za-z0-9./-]+)*")
 SERVER = re.compile(r"server=[0-9.]+@upstream")

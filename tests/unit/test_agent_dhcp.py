@@ -58,6 +58,12 @@ def test_only_ports_of_this_host_and_no_tags_in_hosts() -> None:
     assert hosts == "fa:16:3e:00:00:02,192.168.1.2,head\nfa:16:3e:00:00:04,192.168.1.4,node-1\n"
 
 
+def test_a_second_nic_in_the_same_network_has_no_name_and_gets_its_lease() -> None:
+    files = files_of(net.with_port(net.host_spec(1), net.uid("port", 4), hostname=""))
+    assert "fa:16:3e:00:00:04,192.168.1.4\n" in files.reloaded["hosts"]
+    assert files.refused == ()
+
+
 def test_what_a_second_nic_does_not_get_is_in_conf_by_its_mac() -> None:
     assert "dhcp-mac=set:no-gateway,fa:16:3e:00:00:02\n" in files_of(net.host_spec(1)).conf
     assert "dhcp-mac=set:no-resolver,fa:16:3e:00:00:12\n" in files_of(net.host_spec(1), 2).conf
