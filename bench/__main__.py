@@ -31,6 +31,7 @@ ON_LABS: dict[str, Callable[[Labs, int], list[Row]]] = {
     "idle": lab_rows.idle,
     "converge-100": lab_rows.crowded,
     "converge-20": lab_rows.fleet,
+    "ports": lab_rows.ports,
 }
 
 

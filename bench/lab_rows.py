@@ -175,6 +175,52 @@ def crowded(labs: Labs, runs: int) -> list[Row]:
     ]
 
 
+def ports(labs: Labs, runs: int) -> list[Row]:
+    """One more port on a host that has 10, 100 and 1,000: the curve of what it costs.
+
+    A server of one NIC is booted there; what libvirt takes to start it is in the time.
+    """
+    labs.drop_two()
+    place, lab = labs.place, labs.place.new_lab()
+    place.lab_up(lab, 1)
+    prepare(place, lab)
+    place.stackctl(lab, "host-set", "host1", "--cpu-ratio", "64")
+    rows, have = [], 0
+    for count in (10, 100, 1000):
+        say(f"  {count} ports")
+        have = _fill_ports(place, lab, have, count)
+        more, idle = [], []
+        for run in range(runs):
+            name = f"one-more-{count}-{run}"
+            more.append(boot(place, lab, name, count=1))
+            idle.append(place.on_hosts(lab, "converge", "host1"))
+            place.stackctl(lab, "delete", "--yes", name)
+        budget = 2.0 if count == 1000 else None
+        note = f"guests idle in the BIOS use {place.idle_rate(lab):.2f} CPUs by themselves"
+        what = f"boot of one more port on a host with {count:,}"
+        rows.append(row(f"ports-{count}", what, budget, more, note))
+        what = f"converge, nothing to do, {count:,} ports on the host"
+        rows.append(row(f"ports-{count}-idle", what, None, idle))
+    say("  removing that lab")
+    place.lab_down(lab)
+    return rows
+
+
+NICS = 25
+"""As many as the PCI bus of one guest takes."""
+
+
+def _fill_ports(place: Place, lab: str, have: int, count: int) -> int:
+    """Boot servers of many NICs until the host has ``count`` ports; returns that."""
+    while have < count:
+        nics = min(NICS, count - have)
+        servers = (count - have) // nics
+        words = ("--nic", "net=net") * (nics - 1)
+        boot(place, lab, f"wide-{have}", *words, count=servers)
+        have += servers * nics
+    return have
+
+
 def fleet(labs: Labs, runs: int) -> list[Row]:
     """Nothing to do on 20 hosts."""
     labs.drop_two()
