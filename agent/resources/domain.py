@@ -67,7 +67,7 @@ class DomainKind:
                 yield Step(self.name, server.id, "failed", server.version, fault=fault_of(error))
             return
         found = {key: Existing(view, describe(view.xml)) for key, view in views.items()}
-        platform = Platform.of(spec)
+        platform = Platform(host, spec.settings)
         for server in spec.servers:
             yield self._wanted(host, spec, server, found.get(server.id), platform)
         gone = {tombstone.id for tombstone in spec.tombstones if tombstone.kind == self.name}

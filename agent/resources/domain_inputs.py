@@ -9,7 +9,7 @@ from typing import Optional
 
 from agent import facts, images, layout
 from agent.faults import StepFailed
-from agent.resources import topology
+from agent.resources import switch, topology
 from agent.resources.base import Host
 from agent.resources.configdrive import ports_of, tap_name
 from agent.resources.domain_xml import (
@@ -20,7 +20,7 @@ from agent.resources.domain_xml import (
     NicInput,
 )
 from agent.spec import DirectKernel, Disk, HostSettings, HostSpec, Image, Server
-from agent.system import files, libvirt_conn, ovs
+from agent.system import files, libvirt_conn
 from agent.system.libvirt_conn import NAME_PREFIX
 
 SERIAL_CHARACTERS = 20
@@ -31,12 +31,8 @@ SERIAL_CHARACTERS = 20
 class Platform:
     """What this host gives every domain: looked up once in a convergence, when first needed."""
 
+    host: Host
     settings: HostSettings
-
-    @classmethod
-    def of(cls, spec: HostSpec) -> Platform:
-        """The platform under the settings of a spec."""
-        return cls(spec.settings)
 
     @cached_property
     def virt_type(self) -> str:
@@ -47,7 +43,7 @@ class Platform:
     def offload(self) -> bool:
         """Whether the datapath carries packets whose checksums the guest left to others."""
         if self.settings.datapath == "auto":
-            integration = ovs.observe().bridges.get(topology.INTEGRATION)
+            integration = switch.look(self.host).bridges.get(topology.INTEGRATION)
             if integration is not None:
                 return integration.datapath_type == "system"
         return facts.datapath(self.settings) == "system"

@@ -194,8 +194,8 @@ def _leftovers(host: Host, spec: HostSpec, wanted: set[str]) -> dict[str, str]:
 
 
 def _make(host: Host, spec: HostSpec, plugs: Sequence[Plug]) -> None:
-    switch.devices_changed(host)
     _make_taps(host, spec, [plug for plug in plugs if not plug.internal])
+    switch.devices_changed(host, [plug.device for plug in plugs])
     found, devices = switch.look(host), switch.devices(host)
     # The switch notices a change of device only when the old port was gone for a moment.
     stale = [p.device for p in plugs if _needs_replacing(p, found.ports.get(p.device), devices)]
@@ -254,7 +254,7 @@ def _facts(host: Host, plug: Plug) -> Facts:
 
 def _remove(host: Host, devices: Sequence[str]) -> None:
     switch.change(host, [["--if-exists", "del-port", device] for device in devices])
-    switch.devices_changed(host)
     links.delete_all(devices)
+    switch.devices_changed(host, devices)
     for device in devices:
         switch.pending_file(host, device).unlink(missing_ok=True)

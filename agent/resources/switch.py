@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Generic, Optional, TypeVar
@@ -43,9 +43,15 @@ def devices(host: Host) -> dict[str, links.Link]:
     return found
 
 
-def devices_changed(host: Host) -> None:
-    """Have the next look at devices read them again."""
-    host.seen.pop(_DEVICES, None)
+def devices_changed(host: Host, names: Iterable[str]) -> None:
+    """Have a new look at these devices: a host can have thousands of others."""
+    known = devices(host)
+    for name in names:
+        link = links.look(name)
+        if link is not None:
+            known[name] = link
+        else:
+            known.pop(name, None)
 
 
 def topology_of(host: Host, spec: HostSpec) -> Topology:

@@ -217,7 +217,7 @@ def existing(host: Host, spec: HostSpec = SPEC, *, state: str = "RUNNING", **mar
     """The domain that libvirt has after ``spec`` was applied."""
     server = spec.servers[0]
     inputs = domain_inputs.domain_input(
-        host, spec, server, domain_inputs.Platform.of(spec), described=None
+        host, spec, server, domain_inputs.Platform(host, spec.settings), described=None
     )
     values = {"power_serial": server.power.serial, "digest": input_digest(inputs), **mark}
     found = replace(Mark(spec.cloud_id, server.id, "project", 0, ""), **values)
