@@ -222,8 +222,9 @@ def _local_dhcp(
     if not servers:
         return
     vlan = f"reg6={network.local_vlan:#x}"
-    outputs = ",".join(f"output:{ofports[server.device]}" for server in servers)
-    yield Flow(TRANSIENT, 20, f"udp,{vlan},{DHCP_REQUEST}", outputs)
+    outputs = ",".join(f"output:{ofports[each.device]}" for each in servers if not each.ipv6)
+    if outputs:
+        yield Flow(TRANSIENT, 20, f"udp,{vlan},{DHCP_REQUEST}", outputs)
     yield Flow(TRANSIENT, 15, f"udp,{vlan},{DHCP_REPLY}", "drop")
     for server in servers:
         yield from _dhcp_server(server, vlan, ofports[server.device], network.local_vlan)
@@ -235,9 +236,13 @@ def _dhcp_server(server: DhcpServer, vlan: str, ofport: int, local_vlan: int) ->
     yield Flow(LOCAL_SWITCHING, 9, f"{here},dl_src={server.mac}", enter)
     yield Flow(TRANSIENT, 40, f"{vlan},{here}", "NORMAL")
     yield Flow(TRANSIENT, 30, f"{vlan},dl_src={server.mac}", "drop")
+    yield Flow(TRANSIENT, 20, f"{vlan},dl_dst={server.mac}", to_server)
+    if server.ipv6:
+        yield Flow(TRANSIENT, 30, f"ipv6,{vlan},ipv6_src={address}", "drop")
+        yield Flow(TRANSIENT, 20, f"ipv6,{vlan},ipv6_dst={address}", to_server)
+        return
     yield Flow(TRANSIENT, 30, f"arp,{vlan},arp_spa={address}", "drop")
     yield Flow(TRANSIENT, 30, f"ip,{vlan},nw_src={address}", "drop")
-    yield Flow(TRANSIENT, 20, f"{vlan},dl_dst={server.mac}", to_server)
     yield Flow(TRANSIENT, 20, f"arp,{vlan},arp_tpa={address}", to_server)
     yield Flow(TRANSIENT, 20, f"ip,{vlan},nw_dst={address}", to_server)
 
