@@ -10,6 +10,7 @@ from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, finish, lists, shows
 from stackctl.cli.render import Column
 from stackctl.cli.several import Spelled, each_of
+from stackctl.cli.subnet import ADDRESS_MODE, IP_VERSION, RA_MODE
 
 if TYPE_CHECKING:
     from stackctl.identity.context import Context
@@ -64,11 +65,14 @@ SHOW = (
 @changes
 @shows(SHOW)
 @click.argument("name")
-@click.option("--subnet", metavar="CIDR", help="Make its first subnet with it: 192.168.1.0/24.")
+@click.option("--subnet", metavar="CIDR", help="Its first subnet: 192.168.1.0/24, or fd00:1::/64.")
 @click.option("--gateway", default="auto", help="Of the subnet: an address, auto or none.")
 @click.option(
     "--dns-nameserver", "nameservers", multiple=True, help="Name server of the subnet; repeatable."
 )
+@IP_VERSION
+@RA_MODE
+@ADDRESS_MODE
 @click.option("--shared", "--share", is_flag=True, help="All projects may use it.")
 @click.option(
     "--external",
@@ -114,6 +118,9 @@ def net_create(
     subnet: str | None,
     gateway: str,
     nameservers: tuple[str, ...],
+    ip_version: int | None,
+    ra_mode: str | None,
+    address_mode: str | None,
     shared: bool,
     external: bool,
     kind: str | None,
@@ -129,9 +136,19 @@ def net_create(
     """
     from stackctl.network.service import NewNetwork, NewSubnet, create_network
 
-    if subnet is None and (nameservers or gateway != "auto"):
-        raise click.UsageError("--gateway and --dns-nameserver belong to --subnet CIDR.")
-    first = NewSubnet(subnet, gateway=gateway, dns_nameservers=nameservers) if subnet else None
+    of_subnet = (nameservers, gateway != "auto", ip_version, ra_mode, address_mode)
+    if subnet is None and any(of_subnet):
+        raise click.UsageError(
+            "--gateway, --dns-nameserver, --ip-version and the IPv6 modes belong to --subnet CIDR."
+        )
+    first = NewSubnet(
+        subnet or "",
+        gateway=gateway,
+        dns_nameservers=nameservers,
+        ip_version=ip_version,
+        ipv6_ra_mode=ra_mode,
+        ipv6_address_mode=address_mode,
+    )
     wanted = NewNetwork(
         name=name,
         type=kind,
@@ -142,7 +159,7 @@ def net_create(
         shared=shared,
         external=external,
         admin_up=not disable,
-        subnet=first,
+        subnet=first if subnet else None,
     )
     done = create_network(context, wanted)
     output.show(done.value)
@@ -176,6 +193,8 @@ def net_show(context: Context, output: Output, network: str) -> None:
 @click.option("--share/--no-share", default=None, help="Whether all projects may use it.")
 @click.option("--external/--internal", default=None, help="Whether it leads outside.")
 @click.option("--enable/--disable", "up", default=None, help="Whether it carries traffic.")
+@click.option("--dns-domain", help="Another domain of its instances' names.")
+@click.option("--mtu", type=int, help="Bytes in a packet; instances hear of it by DHCP.")
 def net_set(
     context: Context,
     output: Output,
@@ -184,11 +203,15 @@ def net_set(
     share: bool | None,
     external: bool | None,
     up: bool | None,
+    dns_domain: str | None,
+    mtu: int | None,
 ) -> None:
     """Change a network."""
     from stackctl.network.service import NetworkChange, set_network
 
-    change = NetworkChange(name=name, shared=share, external=external, admin_up=up)
+    change = NetworkChange(
+        name=name, domain=dns_domain, mtu=mtu, shared=share, external=external, admin_up=up
+    )
     done = set_network(context, network, change)
     output.show(done.value)
     finish(context, done)

@@ -35,6 +35,8 @@ LIST = (
     Column("Gateway", "gateway"),
     Column("Allocation Pools", _pools),
     Column("DHCP", "dhcp"),
+    Column("IP Version", "ip_version", extra=True),
+    Column("IPv6 Mode", "ipv6_mode", extra=True),
     Column("DNS Nameservers", "dns_nameservers", extra=True),
     Column("Host Routes", _routes, extra=True),
     Column("Network ID", "network_id", extra=True),
@@ -83,6 +85,24 @@ ROUTE = click.option(
 )
 
 
+IP_VERSION = click.option(
+    "--ip-version", type=click.IntRange(4, 6), help="Checked against the range, which says it."
+)
+MODE = click.Choice(["slaac", "dhcpv6-stateful", "dhcpv6-stateless"])
+RA_MODE = click.option(
+    "--ipv6-ra-mode",
+    "ra_mode",
+    type=MODE,
+    help="How instances get IPv6 addresses (default: slaac in a /64, else dhcpv6-stateful).",
+)
+ADDRESS_MODE = click.option(
+    "--ipv6-address-mode",
+    "address_mode",
+    type=MODE,
+    help="The same as --ipv6-ra-mode; with both, they must be equal.",
+)
+
+
 @command("subnet-create")
 @changes
 @shows(SHOW)
@@ -103,6 +123,9 @@ ROUTE = click.option(
 )
 @NAMESERVER
 @ROUTE
+@IP_VERSION
+@RA_MODE
+@ADDRESS_MODE
 def subnet_create(
     context: Context,
     output: Output,
@@ -116,8 +139,11 @@ def subnet_create(
     dhcp: bool,
     nameservers: tuple[str, ...],
     routes: tuple[dict[str, str], ...],
+    ip_version: int | None,
+    ra_mode: str | None,
+    address_mode: str | None,
 ) -> None:
-    """Create a subnet in a network.
+    """Create a subnet in a network. A network can have IPv4 and IPv6 ones side by side.
 
     Example: stackctl subnet-create local 192.168.1.0/24 --dns-nameserver 9.9.9.9
     """
@@ -132,6 +158,9 @@ def subnet_create(
         dhcp=dhcp,
         dns_nameservers=nameservers,
         host_routes=tuple(_route_of(fields) for fields in routes),
+        ip_version=ip_version,
+        ipv6_ra_mode=ra_mode,
+        ipv6_address_mode=address_mode,
     )
     done = create_subnet(context, network, wanted)
     output.show(done.value)

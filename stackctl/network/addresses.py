@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackctl.errors import Conflict, NotFound, UsageError
-from stackctl.network import choice
+from stackctl.network import choice, subnet_rules
 from stackctl.state import Reader, Row, Writer, now
 
 
@@ -50,8 +50,24 @@ def subnets_of(reader: Reader, network_id: str) -> list[Row]:
     )
 
 
-def give_any(writer: Writer, network: Row, subnets: Sequence[Row], port_id: str) -> Row:
-    """Give a port the next address of the first subnet that has one; returns that subnet."""
+def give_any(writer: Writer, network: Row, subnets: Sequence[Row], port_id: str) -> list[Row]:
+    """Give a port what its network has: per IP version the next address of the first subnet that
+    has one, and in each subnet where guests make their own addresses the one that it will make.
+    Returns the subnets."""
+    port = writer.get("ports", port_id)
+    touched = []
+    for version in (4, 6):
+        pooled = [s for s in subnets if _version(s) == version and not _makes_its_own(s, port)]
+        if pooled:
+            touched.append(_give_next(writer, network, pooled, port_id))
+    for subnet in subnets:
+        if _makes_its_own(subnet, port):
+            give_eui64(writer, network, subnet, port)
+            touched.append(subnet)
+    return touched
+
+
+def _give_next(writer: Writer, network: Row, subnets: Sequence[Row], port_id: str) -> Row:
     for subnet in subnets:
         address = free_address(writer, network["id"], subnet)
         if address is not None:
@@ -60,11 +76,46 @@ def give_any(writer: Writer, network: Row, subnets: Sequence[Row], port_id: str)
     raise _exhausted(writer, network, f"on network {network['name']}")
 
 
+def give_eui64(writer: Writer, network: Row, subnet: Row, port: Row) -> None:
+    """Give a port the address that its guest makes of the subnet's prefix and its MAC."""
+    address = choice.eui64(subnet["cidr"], port["mac"])
+    _refuse_resting(writer, network, address)
+    take(writer, network, subnet, port["id"], address, "fixed")
+
+
+def renew_eui64(writer: Writer, network: Row, before: Row, port: Row) -> None:
+    """After a change of its MAC: the addresses that a port's guest made of the old one go, those
+    that it will make come."""
+    for subnet in subnets_of(writer, network["id"]):
+        if not _makes_its_own(subnet, port):
+            continue
+        old = choice.eui64(subnet["cidr"], before["mac"])
+        held = "port_id = ? AND address = ? AND released_serial IS NULL"
+        if writer.one(f"SELECT 1 FROM addresses WHERE {held}", port["id"], old):
+            release_addresses(writer, "port_id = ? AND address = ?", port["id"], old)
+            give_eui64(writer, network, subnet, port)
+
+
+def _version(subnet: Row) -> int:
+    return 6 if ":" in subnet["cidr"] else 4
+
+
+def _makes_its_own(subnet: Row, port: Row) -> bool:
+    """Whether a port's guest makes its address there. Routers and servers do not."""
+    guest = not port["device_owner"].startswith("network:")
+    return guest and subnet["ipv6_mode"] in subnet_rules.EUI64_MODES
+
+
 def give_wanted(
     writer: Writer, network: Row, subnets: Sequence[Row], port_id: str, wanted: WantedAddress
 ) -> Row:
     """Give a port the address it wants; returns the subnet that it is in."""
     subnet = _wanted_subnet(network, subnets, wanted)
+    port = writer.get("ports", port_id)
+    if _makes_its_own(subnet, port):
+        _refuse_other_than_eui64(subnet, port, wanted)
+        give_eui64(writer, network, subnet, port)
+        return subnet
     if wanted.address is None:
         address = free_address(writer, network["id"], subnet)
         if address is None:
@@ -95,11 +146,21 @@ def _wanted_subnet(network: Row, subnets: Sequence[Row], wanted: WantedAddress) 
     )
 
 
+def _refuse_other_than_eui64(subnet: Row, port: Row, wanted: WantedAddress) -> None:
+    own = choice.eui64(subnet["cidr"], port["mac"])
+    if wanted.address is not None and str(parsed(wanted.address)) != own:
+        raise UsageError(
+            f"IPv6 address {wanted.address} can not be directly assigned to a port on subnet "
+            f"{subnet_label(subnet)} as the subnet is configured for automatic addresses: with "
+            f"the MAC address {port['mac']} it is {own}."
+        )
+
+
 def _usable(subnet: Row, text: str) -> str:
     """The canonical form of an address of this subnet that a port may have."""
     address, cidr = parsed(text), ipaddress.ip_network(subnet["cidr"])
-    ends = () if cidr.num_addresses <= 2 else (cidr.network_address, cidr.broadcast_address)
-    if address not in cidr or address in ends:
+    first, last = (int(end) for end in subnet_rules.hosts_of(cidr))
+    if address not in cidr or not first <= int(address) <= last:
         raise UsageError(
             f"IP address {address} is not a valid IP for the specified subnet "
             f"{subnet_label(subnet)} ({subnet['cidr']})."

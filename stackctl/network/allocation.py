@@ -40,7 +40,8 @@ def make_port(
     made_for_server: bool = False,
     entropy: Entropy = secrets.token_bytes,
 ) -> Port:
-    """A new port in ``network`` with the wanted addresses, or the lowest free one.
+    """A new port in ``network`` with the wanted addresses, or the lowest free one (per IP version;
+    where guests make their IPv6 addresses themselves, the one it will make).
 
     A network without subnets gives a port without addresses. A second port of one server in one
     network goes without the host name, which the first one has. Each subnet touched gets its DHCP
@@ -100,14 +101,14 @@ def give_addresses(
     wanted: Sequence[WantedAddress],
     entropy: Entropy = secrets.token_bytes,
 ) -> None:
-    """Give a port its addresses: the wanted ones, or one of the first subnet that has any left."""
+    """Give a port its addresses: the wanted ones, or what ``addresses.give_any`` chooses."""
     subnets = addresses.subnets_of(writer, network["id"])
     if wanted:
         touched = [
             addresses.give_wanted(writer, network, subnets, port_id, each) for each in wanted
         ]
     else:
-        touched = [addresses.give_any(writer, network, subnets, port_id)] if subnets else []
+        touched = addresses.give_any(writer, network, subnets, port_id)
     for subnet in touched:
         ensure_dhcp_port(writer, network, subnet, entropy)
 

@@ -74,6 +74,14 @@ def mac_from(random_octets: bytes) -> str:
     return ":".join([MAC_PREFIX, *(f"{octet:02x}" for octet in random_octets[:3])])
 
 
+def eui64(cidr: str, mac: str) -> str:
+    """The address that the owner of a MAC makes itself in a /64 (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    tail = bytes([octets[0] ^ 0x02]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    prefix = ipaddress.IPv6Network(cidr).network_address
+    return str(prefix + int.from_bytes(tail, "big"))
+
+
 def checked_mac(text: str) -> str:
     """A MAC address as it is stored (lower case, colons); UsageError when it cannot be a NIC's."""
     mac = text.strip().lower().replace("-", ":")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from ipaddress import ip_network
 
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
 from stackctl.identity.context import Context
 from stackctl.names import checked_name
-from stackctl.network import addresses, segments
+from stackctl.network import addresses, segments, subnet_rules
 from stackctl.network.finding import VISIBLE_NETWORK, own_network, visible_network
 from stackctl.network.segments import Segment
 from stackctl.network.subnets import NewSubnet, add_subnet, drop_subnet
@@ -45,6 +46,8 @@ class NetworkChange:
     """What shall be different; None leaves it as it is."""
 
     name: str | None = None
+    domain: str | None = None
+    mtu: int | None = None
     shared: bool | None = None
     external: bool | None = None
     admin_up: bool | None = None
@@ -123,12 +126,31 @@ def set_network(context: Context, word: str, change: NetworkChange) -> Done[Netw
         network = own_network(context, writer, word)
         if change.shared is False:
             _refuse_strangers(writer, network)
-        columns = {key: int(item) if key != "name" else item for key, item in values.items()}
+        columns = _changed_columns(context, writer, network, change)
         writer.update("networks", network["id"], **columns, version=network["version"] + 1)
         writer.change.networks.add(network["id"])
         return network_from(writer, writer.get("networks", network["id"]))
 
     return change_one(context, "set", "network", word, values, work, network_from)
+
+
+def _changed_columns(
+    context: Context, reader: Reader, network: Row, change: NetworkChange
+) -> dict[str, object]:
+    """The new values of a network's columns."""
+    columns: dict[str, object] = {}
+    if change.name is not None:
+        columns["name"] = change.name
+    if change.domain is not None:
+        columns["domain"] = checked_domain(change.domain)
+    if change.mtu is not None:
+        columns["mtu"] = segments.mtu_for(context.cloud.config, network["type"], change.mtu)
+        for subnet in addresses.subnets_of(reader, network["id"]):
+            subnet_rules.refuse_small_mtu(network["name"], change.mtu, ip_network(subnet["cidr"]))
+    for flag in ("shared", "external", "admin_up"):
+        if getattr(change, flag) is not None:
+            columns[flag] = int(getattr(change, flag))
+    return columns
 
 
 def delete_network(context: Context, word: str) -> Done[Network]:

@@ -169,6 +169,7 @@ def _change_mac(writer: Writer, network: Row, port: Row, text: str) -> None:
     if writer.value("SELECT id FROM ports WHERE mac = ? AND deleted_at IS NULL", mac):
         raise allocation.mac_in_use(network, mac)
     writer.update("ports", port["id"], mac=mac)
+    addresses.renew_eui64(writer, network, port, writer.get("ports", port["id"]))
 
 
 def _change_addresses(

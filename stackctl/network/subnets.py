@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from agent.spec import HostRoute
@@ -29,7 +29,9 @@ NUMBERS = (1, 65535)
 @dataclass(frozen=True)
 class NewSubnet:
     """What is asked for. ``gateway`` is an address, ``auto`` (the first one) or ``none``;
-    without ``pools`` all hosts but the gateway may be given to ports."""
+    without ``pools`` all hosts but the gateway may be given to ports. ``ip_version`` only checks
+    the range; either mode says how IPv6 addresses come about, see ``subnet_rules.checked_mode``.
+    """
 
     cidr: str
     name: str = ""
@@ -38,6 +40,9 @@ class NewSubnet:
     dhcp: bool = True
     dns_nameservers: tuple[str, ...] = ()
     host_routes: tuple[HostRoute, ...] = ()
+    ip_version: int | None = None
+    ipv6_ra_mode: str | None = None
+    ipv6_address_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,11 @@ def delete_subnet(context: Context, word: str) -> Done[Subnet]:
 
 def add_subnet(context: Context, writer: Writer, network: Row, wanted: NewSubnet) -> Subnet:
     """Check and insert a subnet of ``network`` within somebody's transaction."""
-    cidr = subnet_rules.checked_cidr(wanted.cidr)
+    cidr = subnet_rules.checked_cidr(wanted.cidr, wanted.ip_version)
+    subnet_rules.refuse_small_mtu(network["name"], network["mtu"], cidr)
+    mode = subnet_rules.checked_mode(
+        cidr, wanted.dhcp, wanted.ipv6_ra_mode, wanted.ipv6_address_mode, bool(wanted.pools)
+    )
     others = [subnet["cidr"] for subnet in addresses.subnets_of(writer, network["id"])]
     subnet_rules.refuse_overlap(network["name"], cidr, others)
     gateway = subnet_rules.checked_gateway(cidr, wanted.gateway)
@@ -131,12 +140,15 @@ def add_subnet(context: Context, writer: Writer, network: Row, wanted: NewSubnet
         "gateway": gateway,
         "dhcp": int(wanted.dhcp),
         "pools_json": _as_json(subnet_rules.checked_pools(cidr, gateway, wanted.pools)),
-        "dns_nameservers_json": _names_json(wanted.dns_nameservers),
-        "host_routes_json": _as_json(subnet_rules.checked_routes(wanted.host_routes)),
+        "dns_nameservers_json": _names_json(wanted.dns_nameservers, cidr.version),
+        "host_routes_json": _as_json(
+            subnet_rules.checked_routes(wanted.host_routes, cidr.version, wanted.dhcp)
+        ),
+        "ipv6_mode": mode,
         "created_at": now(),
     }
     writer.insert("subnets", row)
-    if gateway is not None:
+    if _is_inside(row):
         addresses.reserve_gateway(writer, network, row)
     writer.change.networks.add(network["id"])
     return subnet_from(writer, row)
@@ -154,16 +166,13 @@ def drop_subnet(writer: Writer, subnet: Row) -> None:
 
 def _changed_columns(subnet: Row, change: SubnetChange) -> dict[str, Any]:
     """The new values of a subnet's columns, checked against each other."""
-    cidr = IPv4Network(subnet["cidr"])
+    cidr = ip_network(subnet["cidr"])
     columns: dict[str, Any] = {}
     if change.name is not None:
         columns["name"] = checked_name("subnet", change.name)
-    if change.dhcp is not None:
-        columns["dhcp"] = int(change.dhcp)
     if change.dns_nameservers is not None:
-        columns["dns_nameservers_json"] = _names_json(change.dns_nameservers)
-    if change.host_routes is not None:
-        columns["host_routes_json"] = _as_json(subnet_rules.checked_routes(change.host_routes))
+        columns["dns_nameservers_json"] = _names_json(change.dns_nameservers, cidr.version)
+    columns |= _changed_dhcp(subnet, change)
     gateway = subnet["gateway"]
     if change.gateway is not None:
         gateway = columns["gateway"] = subnet_rules.checked_gateway(cidr, change.gateway)
@@ -171,6 +180,37 @@ def _changed_columns(subnet: Row, change: SubnetChange) -> dict[str, Any]:
         pools = change.pools if change.pools is not None else pools_of(subnet)
         columns["pools_json"] = _as_json(subnet_rules.checked_pools(cidr, gateway, pools))
     return columns
+
+
+def _changed_dhcp(subnet: Row, change: SubnetChange) -> dict[str, Any]:
+    """DHCP and what hangs on it: routes that it cannot give out, and the way to IPv6 addresses."""
+    cidr = ip_network(subnet["cidr"])
+    dhcp = bool(subnet["dhcp"]) if change.dhcp is None else change.dhcp
+    held = tuple(HostRoute(**route) for route in json.loads(subnet["host_routes_json"]))
+    routes = held if change.host_routes is None else change.host_routes
+    columns: dict[str, Any] = {}
+    if change.host_routes is not None or change.dhcp is not None:
+        columns["host_routes_json"] = _as_json(
+            subnet_rules.checked_routes(routes, cidr.version, dhcp)
+        )
+    if change.dhcp is not None:
+        columns["dhcp"] = int(dhcp)
+        if dhcp != bool(subnet["dhcp"]):
+            columns["ipv6_mode"] = _mode_again(cidr, dhcp)
+    return columns
+
+
+def _mode_again(cidr: subnet_rules.Range, dhcp: bool) -> str | None:
+    """Ports that are there keep their addresses, which DHCPv6 can give whatever they are."""
+    return subnet_rules.checked_mode(
+        cidr, dhcp, None, subnet_rules.STATEFUL if dhcp and cidr.version == 6 else None
+    )
+
+
+def _is_inside(subnet: Row) -> bool:
+    """Whether the gateway is an address of the subnet: a link-local one is nobody's to take."""
+    gateway = subnet["gateway"]
+    return gateway is not None and ip_address(gateway) in ip_network(subnet["cidr"])
 
 
 def _move_gateway(writer: Writer, network: Row, before: Row, after: Row) -> None:
@@ -187,7 +227,7 @@ def _move_gateway(writer: Writer, network: Row, before: Row, after: Row) -> None
             "Unable to update."
         )
     addresses.release_addresses(writer, "subnet_id = ? AND kind = 'gateway'", before["id"])
-    if after["gateway"] is not None:
+    if _is_inside(after):
         addresses.reserve_gateway(writer, network, after)
 
 
@@ -229,8 +269,8 @@ def _free_number(reader: Reader) -> int:
     return number
 
 
-def _names_json(wanted: Sequence[str]) -> str:
-    return json.dumps(subnet_rules.checked_nameservers(wanted))
+def _names_json(wanted: Sequence[str], version: int) -> str:
+    return json.dumps(subnet_rules.checked_nameservers(wanted, version))
 
 
 def _as_json(items: Sequence[Any]) -> str:

@@ -44,7 +44,8 @@ class Network:
 
 @dataclass(frozen=True)
 class Subnet:
-    """A subnet of a network; ``dhcp`` says whether its DHCP server runs."""
+    """A subnet of a network; ``dhcp`` says whether its DHCP server runs, ``ipv6_mode`` how guests
+    get their IPv6 addresses (slaac, dhcpv6-stateful, dhcpv6-stateless; None: by hand, or IPv4)."""
 
     id: str
     project_id: str
@@ -57,7 +58,13 @@ class Subnet:
     pools: tuple[Pool, ...]
     dns_nameservers: tuple[str, ...]
     host_routes: tuple[HostRoute, ...]
+    ipv6_mode: str | None
     created_at: str
+
+    @property
+    def ip_version(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.cidr else 4
 
 
 @dataclass(frozen=True)
