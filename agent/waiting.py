@@ -22,7 +22,7 @@ def wait_guest(store: Store, args: Args, check: Callable[[], None]) -> Args:
     """Wait until a server has its leases (``dhcp``) or answers SSH on one of its ports (``ssh``).
 
     {server_id, what, timeout_s, ports: [{mac, address, subnet_id}, ...]}; for ``dhcp`` every port
-    must have its lease. StepFailed when the time is over.
+    must have its lease, or the IPv6 address that its guest made. StepFailed when the time is over.
     """
     ready = {"dhcp": _has_leases, "ssh": _answers_ssh}.get(args["what"])
     if ready is None:
@@ -46,8 +46,24 @@ def _has_leases(store: Store, ports: list[Args]) -> bool:
 
 def _has_lease(store: Store, port: Args) -> bool:
     text = files.read_bytes(layout.leases(store.data, port["subnet_id"])) or b""
-    mac = str(port["mac"]).lower()
-    return any(mac in line.split()[1:2] for line in text.decode(errors="replace").splitlines())
+    lines = [line.split() for line in text.decode(errors="replace").splitlines()]
+    address, mac = str(port["address"]), str(port["mac"]).lower()
+    if ":" in address:
+        # DHCPv6 leases do not name the MAC, and without DHCPv6 there are none.
+        return any(address in words[2:3] for words in lines) or _is_there(port)
+    return any(mac in words[1:2] for words in lines)
+
+
+def _is_there(port: Args) -> bool:
+    """Whether a guest has its address: it accepts a connection, or refuses it itself."""
+    namespace = layout.dhcp_namespace(port["subnet_id"])
+    try:
+        sockets.connect(namespace, port["address"], SSH_PORT, CONNECT_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _answers_ssh(store: Store, ports: list[Args]) -> bool:

@@ -82,7 +82,12 @@ def network_data(spec: HostSpec, server: Server) -> dict[str, Any]:
 def ec2_meta_data(spec: HostSpec, server: Server) -> dict[str, Any]:
     """The EC2 tree's meta-data.json."""
     guest = server.guest
-    addresses = [address.address for port in ports_of(spec, server) for address in port.addresses]
+    addresses = [
+        address.address
+        for port in ports_of(spec, server)
+        for address in port.addresses
+        if ":" not in address.address
+    ]
     keys = enumerate(guest.public_keys)
     return {
         "instance-id": server.id,
@@ -130,7 +135,14 @@ def _addresses(port: Port, network: Any) -> Iterator[dict[str, Any]]:
             yield _static(port, network, subnet, address)
         elif subnet.id not in asked:
             asked.add(subnet.id)
-            yield _entry(port, network, "ipv4_dhcp")
+            yield _entry(port, network, _by_dhcp(subnet))
+
+
+def _by_dhcp(subnet: Subnet) -> str:
+    """The kind of an entry that needs no address: the network tells it."""
+    if ":" not in subnet.cidr:
+        return "ipv4_dhcp"
+    return f"ipv6_{subnet.ipv6_mode}" if subnet.ipv6_mode else "ipv6_dhcp"
 
 
 def _entry(port: Port, network: Network, kind: str) -> dict[str, Any]:
@@ -139,11 +151,12 @@ def _entry(port: Port, network: Network, kind: str) -> dict[str, Any]:
 
 def _static(port: Port, network: Network, subnet: Subnet, address: FixedAddress) -> dict[str, Any]:
     routes = [_route(route.destination, route.nexthop) for route in subnet.host_routes]
-    if subnet.gateway is not None and port.gives_default_route:
-        routes.append(_route("0.0.0.0/0", subnet.gateway))
+    ipv6 = ":" in subnet.cidr
+    if subnet.gateway is not None and (ipv6 or port.gives_default_route):
+        routes.append(_route("::/0" if ipv6 else "0.0.0.0/0", subnet.gateway))
     servers = subnet.dns_nameservers if port.gives_name_server else ()
     return {
-        **_entry(port, network, "ipv4"),
+        **_entry(port, network, "ipv6" if ipv6 else "ipv4"),
         "ip_address": address.address,
         "netmask": str(ipaddress.ip_network(subnet.cidr).netmask),
         "routes": routes,

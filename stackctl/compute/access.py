@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from stackctl.compute.types import Json, Server
+from stackctl.compute.types import Json, Server, ServerAddress
 from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import Conflict, ResourceFailed
 from stackctl.identity.context import Context
@@ -73,7 +73,8 @@ def ssh_endpoint(context: Context, word: str) -> SshEndpoint:
         row = server_row(context, reader, word)
         server = servers_by_id(reader, [row["id"]])[0]
         served = _subnets_with_dhcp(reader)
-    for address in server.addresses:
+    # IPv4 first: guests take its address before they have made or asked for one of IPv6.
+    for address in sorted(server.addresses, key=_is_ipv6):
         if address.subnet_id in served:
             return SshEndpoint(server, address.address, address.subnet_id)
     raise Conflict(
@@ -89,6 +90,21 @@ def relay(
         row = reader.get("hosts", endpoint.server.host_id) if endpoint.server.host_id else None
     with acting_session(context, _host_of(row, endpoint.server.name)) as session:
         session.relay(endpoint.subnet_id, endpoint.address, port, from_fd, os.dup(to_fd))
+
+
+def _is_ipv6(address: ServerAddress) -> bool:
+    return ":" in address.address
+
+
+def _waited_for(addresses: Sequence[ServerAddress], what: str) -> list[ServerAddress]:
+    """Where a guest is looked for: anywhere it may answer SSH; for DHCP at one address of each
+    NIC, an IPv4 one where it has both."""
+    if what != "dhcp":
+        return sorted(addresses, key=_is_ipv6)
+    first: dict[str, ServerAddress] = {}
+    for address in sorted(addresses, key=_is_ipv6):
+        first.setdefault(address.mac, address)
+    return list(first.values())
 
 
 def _subnets_with_dhcp(reader: Reader) -> set[str]:
@@ -111,8 +127,9 @@ def _wait_on_host(
         for server in servers:
             ports = [
                 {"mac": item.mac, "address": item.address, "subnet_id": item.subnet_id}
-                for item in server.addresses
-                if item.subnet_id in served
+                for item in _waited_for(
+                    [each for each in server.addresses if each.subnet_id in served], what
+                )
             ]
             if not ports:
                 continue
