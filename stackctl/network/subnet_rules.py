@@ -37,6 +37,8 @@ def checked_cidr(text: str, version: int | None = None) -> Range:
     """The range that a text says; UsageError when it is not one that instances can use, or not
     of the IP version that was named beside it."""
     try:
+        if "%" in text:
+            raise ValueError("a zone is a matter of one host")
         cidr = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
         raise UsageError(

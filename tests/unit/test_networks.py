@@ -313,7 +313,6 @@ class TestSubnets:
         [
             ("192.168.1.5/24", "'192.168.1.0/24' is recommended"),
             ("192.168.1.0", "'192.168.1.0/32' is recommended"),
-            ("fd00::/64", "IPv6"),
             ("nonsense", "not a valid IP subnet"),
             ("10.0.0.0/31", "cannot hold instances"),
             ("0.0.0.0/0", "cannot hold instances"),
