@@ -1,6 +1,6 @@
 """Extra DHCP options of a port as dnsmasq reads them: typed, so that a value stays a value. Pure.
 
-An option has one of four types: addresses, a number, a domain, or a text between quotes. What
+An option has one of four types: addresses, a number, domains, or a text between quotes. What
 dnsmasq would guess from a value's looks is decided here by the option's number; only for numbers
 that no table knows the value's form decides. Options by which the protocol itself works cannot be
 given: they would break leases, not configure guests.
@@ -30,7 +30,7 @@ _NUMBERS = {
     4: {2, 13, 19, 20, 22, 23, 24, 26, 27, 29, 30, 31, 34, 35, 36, 37, 38, 39, 46},
     6: {32},
 }
-_DOMAINS = {4: {15, 119}, 6: {21, 24, 29, 30, 33}}
+_DOMAINS = {4: {15, 119}, 6: {21, 24, 29, 30}}
 _TEXTS = {
     4: {12, 14, 17, 18, 40, 47, 60, 62, 64, 66, 67, 100, 101, 114, 209, 210, 252},
     6: {41, 42, 59},
@@ -55,7 +55,7 @@ def _value(option: DhcpOption) -> str:
     for kinds, form in (
         (_ADDRESSES, _addresses),
         (_NUMBERS, _number),
-        (_DOMAINS, _domain),
+        (_DOMAINS, _domains),
         (_TEXTS, _text),
     ):
         if option.number in kinds[option.ip_version]:
@@ -85,8 +85,8 @@ def _number(option: DhcpOption) -> str:
     return texts.number(option.value)
 
 
-def _domain(option: DhcpOption) -> str:
-    return texts.domain(option.value)
+def _domains(option: DhcpOption) -> str:
+    return ",".join(texts.domain(part) for part in option.value.split(","))
 
 
 def _text(option: DhcpOption) -> str:

@@ -17,7 +17,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}")
 _PLAIN = re.compile(r"[ !#-+\--\[\]-~]{1,255}")
 MAX_DOMAIN = 253
 """Characters of a domain name in text form (RFC 1035)."""
@@ -91,9 +91,9 @@ def network(value: str) -> Union[ipaddress.IPv4Network, ipaddress.IPv6Network]:
 
 
 def number(value: str) -> str:
-    """A decimal number of at most 32 bits."""
-    if not _NUMBER.fullmatch(value) or int(value) >= 2**32:
-        raise BadText(f"{value!r} is not a number below 2^32")
+    """A decimal number of at most 32 bits, with or without a sign."""
+    if not _NUMBER.fullmatch(value) or not -(2**31) <= int(value) < 2**32:
+        raise BadText(f"{value!r} is not a number of 32 bits")
     return value
 
 

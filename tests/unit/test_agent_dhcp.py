@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.resources import dnsmasq_files, legs, switch, texts, topology
+from agent.resources import dhcp_options, dnsmasq_files, legs, switch, texts, topology
 from agent.resources.dnsmasq_files import Files
 from agent.resources.topology import DhcpServer, Topology
-from agent.spec import FixedAddress, HostRoute, HostSpec
+from agent.spec import DhcpOption, FixedAddress, HostRoute, HostSpec
 from agent.system import dnsmasq, iptables, ovs, public_files
 from agent.system.dnsmasq import Lease
 from agent.system.run import CommandFailed
@@ -42,6 +42,113 @@ def test_golden(number: int) -> None:
         file.write_text(text)
         pytest.fail(f"{file.name} was not there; written: look at it and run again")
     assert text == file.read_text()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_golden_ipv6(number: int) -> None:
+    files = files_v6(with_options(net.ipv6_spec()), number)
+    assert files.refused == ()
+    text = "".join(
+        f"== {name}\n{content}" for name, content in {"conf": files.conf, **files.reloaded}.items()
+    )
+    file = GOLDEN / f"subnet-ipv6-{number}.txt"
+    if not file.exists():
+        file.write_text(text)
+        pytest.fail(f"{file.name} was not there; written: look at it and run again")
+    assert text == file.read_text()
+
+
+def files_v6(spec: HostSpec, number: int, folder: str = "/data") -> Files:
+    server = next(s for s in Topology(spec).servers if s.subnet.id == net.uid("six", number))
+    return dnsmasq_files.compile_files(server, folder, "nobody", ("10.9.9.9",))
+
+
+def with_options(spec: HostSpec) -> HostSpec:
+    options = (
+        DhcpOption(4, 66, "10.9.9.9"),
+        DhcpOption(6, 59, "tftp://[fd00::1]/boot#1"),
+        DhcpOption(6, 31, "fd00::7,fd00::8"),
+    )
+    return replace(spec, ports=tuple(replace(p, dhcp_options=options) for p in spec.ports))
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (DhcpOption(4, 66, "10.9.9.9"), '66,"10.9.9.9"'),
+        (DhcpOption(4, 150, "10.9.9.9,10.9.9.8"), "150,10.9.9.9,10.9.9.8"),
+        (DhcpOption(4, 26, "1400"), "26,1400"),
+        (DhcpOption(4, 2, "-3600"), "2,-3600"),
+        (DhcpOption(4, 119, "a.b,c.d"), "119,a.b,c.d"),
+        (DhcpOption(4, 224, "10.9.9.9"), "224,10.9.9.9"),
+        (DhcpOption(4, 224, "7"), "224,7"),
+        (DhcpOption(4, 224, "some text"), '224,"some text"'),
+        (DhcpOption(6, 31, "fd00::7"), "option6:31,[fd00::7]"),
+        (DhcpOption(6, 59, "http://a/b"), 'option6:59,"http://a/b"'),
+        (DhcpOption(6, 24, "a.b,c.d"), "option6:24,a.b,c.d"),
+    ],
+)
+def test_options_are_written_by_their_type(option: DhcpOption, line: str) -> None:
+    assert dhcp_options.line(option) == line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        DhcpOption(4, 54, "10.9.9.9"),
+        DhcpOption(4, 255, "1"),
+        DhcpOption(4, 42, "not an address"),
+        DhcpOption(4, 42, "fd00::1"),
+        DhcpOption(4, 26, "a"),
+        DhcpOption(4, 26, "4294967296"),
+        DhcpOption(4, 67, 'a"b'),
+        DhcpOption(4, 67, "a,b"),
+        DhcpOption(4, 67, "a\nb"),
+        DhcpOption(4, 67, ""),
+        DhcpOption(6, 3, "1"),
+        DhcpOption(6, 31, "10.0.0.1"),
+        DhcpOption(5, 67, "a"),
+    ],
+)
+def test_options_that_cannot_be_given(option: DhcpOption) -> None:
+    with pytest.raises(texts.BadText):
+        dhcp_options.line(option)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_dnsmasq_understands_its_ipv6_files(number: int, tmp_path: Path) -> None:
+    files = files_v6(with_options(net.ipv6_spec()), number, str(tmp_path))
+    for name, text in {"conf": files.conf, **files.reloaded}.items():
+        (tmp_path / name).write_text(text)
+    argv = ["dnsmasq", "--test", f"--conf-file={tmp_path}/conf"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0 and "syntax check OK" in done.stderr
+
+
+def test_ipv6_name_servers_are_handed_to_the_guests() -> None:
+    spec = net.ipv6_spec()
+    outer = spec.networks[0]
+    subnet = replace(outer.subnets[0], dns_nameservers=("fd00:9::53",))
+    spec = replace(spec, networks=(replace(outer, subnets=(subnet,)), *spec.networks[1:]))
+    files = files_v6(spec, 2)
+    assert "option6:dns-server,[fd00:2::2],[fd00:9::53]\n" in files.reloaded["options"]
+    assert files.reloaded["servers"] == "server=10.9.9.9@upstream\n"
+
+
+def test_an_ipv6_range_too_large_for_dnsmasq_is_a_problem() -> None:
+    spec = net.ipv6_spec()
+    server = next(s for s in Topology(spec).servers if s.ipv6)
+    assert Topology(spec).dhcp_problem(server) == ""
+    large = replace(server, subnet=replace(server.subnet, cidr="fd00::/48"))
+    assert "larger than a /64" in Topology(spec).dhcp_problem(large)
+
+
+def test_the_servers_duid_stands_first_in_its_leases() -> None:
+    lease = "1 2 fd00::1 a 00:01\n"
+    duid = "duid 00:03:00:01:fa:16:3e:00:00:f1\n"
+    assert dnsmasq.with_identity("", "fa:16:3e:00:00:f1") == duid
+    assert dnsmasq.with_identity("duid 00:01:02\n" + lease, "fa:16:3e:00:00:f1") == duid + lease
+    assert dnsmasq.with_identity(duid + lease, "fa:16:3e:00:00:f1") == duid + lease
 
 
 def test_dnsmasq_understands_its_files(tmp_path: Path) -> None:
@@ -134,6 +241,8 @@ def test_leases_are_read_and_what_is_none_is_not(tmp_path: Path) -> None:
         Lease(1700000000, "fa:16:3e:00:00:04", "192.168.1.4", "01:fa:16")
     ]
     assert dnsmasq.leases(tmp_path / "none") == []
+    file.write_text("duid 00:01\n1700000000 1040187396 fd00::4 node-1 00:01:fa\n")
+    assert dnsmasq.leases(file) == [Lease(1700000000, "", "fd00::4", "00:01:fa")]
 
 
 def test_release_packet_says_who_and_what() -> None:
