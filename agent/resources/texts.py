@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Union
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -72,6 +73,16 @@ def network_v4(value: str) -> ipaddress.IPv4Network:
         return ipaddress.IPv4Network(value)
     except ValueError:
         raise BadText(f"{value!r} is not an IPv4 network") from None
+
+
+def network(value: str) -> Union[ipaddress.IPv4Network, ipaddress.IPv6Network]:
+    """An IPv4 or IPv6 network in CIDR form, without host bits."""
+    if ":" not in value:
+        return network_v4(value)
+    try:
+        return ipaddress.IPv6Network(value)
+    except ValueError:
+        raise BadText(f"{value!r} is not an IPv6 network") from None
 
 
 def hostname(value: str) -> str:
