@@ -16,7 +16,7 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Optional
 
 from agent.resources import topology
@@ -52,8 +52,8 @@ NEIGHBOUR_TALK = (
 )
 """The types of ICMPv6 without which IPv6 does not work on a link: no rule is asked for them."""
 
-MAX_METERED = 0x7FFF
-"""The highest OpenFlow number that can have meters."""
+MAX_METER = 0xFFFF
+"""The highest number of a meter that we use: two for each port, numbered like it."""
 
 BURST_SHARE = 0.8
 """The burst of a limit without one, in seconds of its rate: what TCP needs to reach it."""
@@ -93,12 +93,14 @@ class Plan:
     """What compiling needs: the topology, and OpenFlow numbers by device.
 
     ``own_bridges`` are those that stackctl made: only they get a default flow. Devices without
-    a number are skipped, and so are ports and networks that this host cannot carry.
+    a number are skipped, and so are ports and networks that this host cannot carry. Without
+    ``metered`` the datapath has no meters, and no port is limited.
     """
 
     topology: Topology
     ofports: Mapping[str, int]
     own_bridges: frozenset[str]
+    metered: bool = True
 
     @property
     def spec(self) -> HostSpec:
@@ -140,6 +142,7 @@ class Plan:
         if net is None or ofport is None or self.topology.port_problem(port):
             return
         if port.admin_up:
+            port = port if self.metered else replace(port, limit=BandwidthLimit())
             profile = self.profiles[profile_name(port)] if port.port_security else 0
             net.taps.append(Tap(port, ofport, net.vlan, profile))
         else:
@@ -194,7 +197,7 @@ class Tap:
         return self._meter(self.port.limit.ingress_kbps, 1)
 
     def _meter(self, rate: Optional[int], way: int) -> str:
-        limited = rate is not None and self.ofport <= MAX_METERED
+        limited = rate is not None and 2 * self.ofport < MAX_METER
         return f"meter:{2 * self.ofport + way}," if limited else ""
 
 
@@ -301,7 +304,7 @@ def limits(plan: Plan) -> dict[int, tuple[int, int]]:
     for net in plan.nets:
         for tap in net.taps:
             for way, (rate, burst) in enumerate(_rates(tap.port.limit)):
-                if rate is not None and tap.ofport <= MAX_METERED:
+                if rate is not None and 2 * tap.ofport < MAX_METER:
                     found[2 * tap.ofport + way] = (rate, burst or max(1, int(rate * BURST_SHARE)))
     return found
 

@@ -22,12 +22,20 @@ from agent.resources import topology
 from agent.resources.flow_classification import compile_classification
 from agent.resources.flow_forwarding import compile_forwarding
 from agent.resources.flow_physical import compile_physical, outer_drop
-from agent.resources.flow_plan import Plan, cookie_of, learned_cookie_of, limits
+from agent.resources.flow_plan import MAX_METER, Plan, cookie_of, learned_cookie_of, limits
 from agent.resources.flow_rules import compile_rules
 from agent.resources.flow_text import Flow
 from agent.resources.flow_tunnel import compile_tunnel
 
-__all__ = ["Plan", "compile_flows", "cookie_of", "learned_cookie_of", "limits", "outer_drop"]
+__all__ = [
+    "MAX_METER",
+    "Plan",
+    "compile_flows",
+    "cookie_of",
+    "learned_cookie_of",
+    "limits",
+    "outer_drop",
+]
 
 
 def compile_flows(plan: Plan) -> dict[str, list[Flow]]:
