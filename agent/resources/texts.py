@@ -17,6 +17,8 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_PLAIN = re.compile(r"[ !#-+\--\[\]-~]{1,255}")
 MAX_DOMAIN = 253
 """Characters of a domain name in text form (RFC 1035)."""
 
@@ -80,9 +82,24 @@ def network(value: str) -> Union[ipaddress.IPv4Network, ipaddress.IPv6Network]:
     if ":" not in value:
         return network_v4(value)
     try:
-        return ipaddress.IPv6Network(value)
+        found = ipaddress.IPv6Network(value)
     except ValueError:
         raise BadText(f"{value!r} is not an IPv6 network") from None
+    if "%" in value:
+        raise BadText(f"{value!r} names a zone")
+    return found
+
+
+def number(value: str) -> str:
+    """A decimal number of at most 32 bits."""
+    if not _NUMBER.fullmatch(value) or int(value) >= 2**32:
+        raise BadText(f"{value!r} is not a number below 2^32")
+    return value
+
+
+def plain(value: str) -> str:
+    """Printable ASCII without the separators of the engines: fit to stand between quotes."""
+    return _match(_PLAIN, value, "plain text (printable ASCII without comma, quote, backslash)")
 
 
 def hostname(value: str) -> str:

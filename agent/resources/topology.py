@@ -35,6 +35,9 @@ SEGMENTS = {
 MIN_MTU, MAX_MTU = 576, 65535
 """Bytes; less than 576 and IPv4 hosts need not accept a packet (RFC 791)."""
 
+MIN_IPV6_PREFIX = 64
+"""dnsmasq gives no addresses out of anything larger."""
+
 PATCH_TO_TUNNEL = "patch-tun"
 PATCH_TO_INTEGRATION = "patch-int"
 MAX_BRIDGE_NAME = 11
@@ -87,6 +90,16 @@ class DhcpServer:
     def mac(self) -> str:
         """Its Ethernet address: the same on every host."""
         return self.subnet.dhcp.mac if self.subnet.dhcp else ""
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether it serves an IPv6 subnet."""
+        return ":" in self.subnet.cidr
+
+    @property
+    def version(self) -> int:
+        """The IP version that it serves: 4 or 6."""
+        return 6 if self.ipv6 else 4
 
     @property
     def device(self) -> str:
@@ -254,8 +267,10 @@ class Topology:
         try:
             texts.uuid(server.subnet.id)
             texts.uuid(server.port_id)
-            texts.ipv4(server.address)
-            texts.network_v4(server.subnet.cidr)
+            cidr = texts.network(server.subnet.cidr)
+            (texts.ipv6 if server.ipv6 else texts.ipv4)(server.address)
+            if server.ipv6 and cidr.prefixlen < MIN_IPV6_PREFIX:
+                raise texts.BadText(f"{cidr} is larger than a /{MIN_IPV6_PREFIX}")
         except texts.BadText as error:
             return f"subnet {server.subnet.id!r}: {error}"
         return self.problems[server.network.id]
@@ -282,13 +297,16 @@ def tunnel_peers(topology: Topology) -> set[tuple[str, str]]:
 def dhcp_servers(spec: HostSpec) -> Iterator[DhcpServer]:
     """The subnets that need a DHCP server here: those that a port of this host lies on.
 
-    A port is served by the subnet of its first IPv4 address: a NIC has one lease.
+    A port is served by the subnet of its first IPv4 address (a NIC has one lease), and by every
+    IPv6 subnet that it has an address in.
     """
     served: dict[str, list[Port]] = {}
-    v4 = {s.id for n in spec.networks for s in n.subnets if ":" not in s.cidr}
+    versions = {s.id: 6 if ":" in s.cidr else 4 for n in spec.networks for s in n.subnets}
     for port in spec.ports:
-        home = next((fixed.subnet_id for fixed in port.addresses if fixed.subnet_id in v4), None)
-        if home is not None:
+        held = [f.subnet_id for f in port.addresses if f.subnet_id in versions]
+        v4 = [subnet_id for subnet_id in held if versions[subnet_id] == 4]
+        v6 = [subnet_id for subnet_id in held if versions[subnet_id] == 6]
+        for home in dict.fromkeys((*v4[:1], *v6)):
             served.setdefault(home, []).append(port)
     for network in spec.networks:
         for subnet in network.subnets:

@@ -37,6 +37,7 @@ EFFECTS = {
         "make_veth",
         "move",
         "configure",
+        "configure_v6",
         "ipv6_off",
     ),
     ovs: (
