@@ -46,7 +46,7 @@ def line(option: DhcpOption) -> str:
         raise texts.BadText(f"there is no {name}")
     if option.number in PROTOCOL_OWN[option.ip_version]:
         raise texts.BadText(f"{name} is the server's own")
-    prefix = "option6:" if option.ip_version == 6 else "option:"
+    prefix = "option6:" if option.ip_version == 6 else ""
     return f"{prefix}{option.number},{_value(option)}"
 
 

@@ -20,7 +20,7 @@ ASKED = "dhcp6.name-servers, dhcp6.domain-search, dhcp6.bootfile-url"
 SCRIPT = """\
 #!/bin/sh
 env > {folder}/lease6
-[ -z "$new_ip6_address" ] || ip -6 addr replace $new_ip6_address/128 dev $interface
+[ -z "$new_ip6_address" ] || ip -6 addr replace $new_ip6_address/128 dev $interface nodad
 exit 0
 """
 
@@ -162,8 +162,9 @@ def test_an_address_goes_to_its_next_port_at_once(dual: Dual) -> None:
     assert dhclient(dual.head)["new_ip6_address"] == "fd00:2::44"
     spec = net.ipv6_spec()
     node, head, third = spec.ports
+    head = replace(head, addresses=(FixedAddress(STATEFUL, "fd00:2::45"),))
     heir = replace(net.provider_port(9, "heir"), addresses=(FixedAddress(STATEFUL, "fd00:2::44"),))
-    dual.converge(replace(spec, ports=(node, heir, third)))
+    dual.converge(replace(spec, ports=(node, head, third, heir)))
     second = dual.host.guest("heir", heir)
     assert dhclient(second)["new_ip6_address"] == "fd00:2::44"
     dual.converge(spec)
