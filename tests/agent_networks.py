@@ -16,10 +16,13 @@ from agent.spec import (
     HostRoute,
     HostSettings,
     HostSpec,
+    Members,
     Name,
     Network,
     Port,
     RemotePort,
+    SecurityGroup,
+    SecurityRule,
     Subnet,
 )
 
@@ -45,6 +48,33 @@ def mac(number: int) -> str:
 
 
 PRIVATE, PROVIDER = uid("net", 1), uid("net", 2)
+DEFAULT = uid("grou", 1)
+"""The group of every sample port: anything out, and anything in from its members."""
+
+
+def rule(number: int, direction: str, ethertype: str = "IPv4", **more: object) -> SecurityRule:
+    """A rule; ``more`` are its other fields."""
+    return SecurityRule(uid("rule", number), direction, ethertype, **more)  # type: ignore[arg-type]
+
+
+def default_group() -> SecurityGroup:
+    """What a project's group allows before anybody has changed it."""
+    both = ("IPv4", "IPv6")
+    out = [rule(n, "egress", version) for n, version in enumerate(both, 1)]
+    inward = [
+        rule(n, "ingress", version, remote_group_id=DEFAULT) for n, version in enumerate(both, 3)
+    ]
+    return SecurityGroup(DEFAULT, 1, (*out, *inward))
+
+
+def members() -> tuple[Members, ...]:
+    """Everybody in both networks."""
+    ports = [*host_ports(1), *host_ports(2)]
+    return tuple(
+        Members(DEFAULT, network, tuple(f.address for p in ports if p.network_id == network
+                                        for f in p.addresses))
+        for network in (PRIVATE, PROVIDER)
+    )  # fmt: skip
 
 
 def private(host: int, remote: tuple[RemotePort, ...] = (), flood: tuple[str, ...] = ()) -> Network:
@@ -178,6 +208,7 @@ def _port(
         mac=mac(number),
         addresses=(address,),
         hostname=hostname,
+        security_groups=(DEFAULT,),
     )
     return replace(port, **changes)  # type: ignore[arg-type]
 
@@ -213,6 +244,8 @@ def host_spec(host: int) -> HostSpec:
         settings=settings(host),
         networks=(provider(host), private(host, remote, (there,))),
         ports=host_ports(host),
+        security_groups=(default_group(),),
+        members=members(),
     )
 
 

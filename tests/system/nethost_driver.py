@@ -20,13 +20,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from agent.resources import bridge, dhcp, flows, port, tunnel
+from agent.resources import bridge, dhcp, flows, port, tunnel, zones
 from agent.resources.base import Host
 from agent.spec import HostSpec, from_plain
-from agent.system import dnsmasq, iptables, links, netns, ovs, public_files
+from agent.system import dnsmasq, files, iptables, links, netns, ovs, public_files
 from agent.system.run import CommandFailed
 
-KINDS = (bridge.KIND, tunnel.KIND, port.KIND, flows.KIND, dhcp.KIND)
+KINDS = (bridge.KIND, tunnel.KIND, zones.KIND, port.KIND, flows.KIND, dhcp.KIND)
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 EFFECTS = {
     links: (
@@ -40,7 +40,15 @@ EFFECTS = {
         "configure_v6",
         "ipv6_off",
     ),
-    ovs: ("transact", "change_flows", "delete_flows"),
+    ovs: (
+        "transact",
+        "change_flows",
+        "delete_flows",
+        "change_meter",
+        "flush_zone",
+        "flush_addresses",
+    ),
+    files: ("write_atomic",),
     netns: ("make", "delete"),
     iptables: ("restore",),
     dnsmasq: ("start", "stop", "reload", "release"),
