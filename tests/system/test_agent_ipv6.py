@@ -64,7 +64,9 @@ def dhclient(guest: Guest, *options: str) -> dict[str, str]:
     told.unlink(missing_ok=True)
     files = ["-cf", conf, "-sf", script, "-lf", folder / "lf", "-pf", folder / "pf"]
     (folder / "lf").write_text("")
-    argv = ["timeout", "8", "dhclient", "-6", "-1", *options, *map(str, files), "eth0"]
+    # A DUID of the MAC alone: the same at each call, as a guest's is.
+    kind = [] if "-D" in options else ["-D", "LL"]
+    argv = ["timeout", "12", "dhclient", "-6", "-1", *kind, *options, *map(str, files), "eth0"]
     status = guest.sh(*argv)["status"]
     if (folder / "pf").exists():
         guest.sh("pkill", "-F", str(folder / "pf"))
@@ -142,11 +144,11 @@ def with_disk(disk: str) -> HostSpec:
 def test_a_guest_on_a_new_disk_gets_its_address_with_another_duid(dual: Dual) -> None:
     """dnsmasq refuses an address that another DUID has; a rebuilt guest has another."""
     dual.converge(with_disk(net.uid("disk", 1)))
-    assert dhclient(dual.head, "-D", "LLT")["new_ip6_address"] == "fd00:2::44"
-    assert dhclient(dual.head, "-D", "LL") == {}
+    assert dhclient(dual.head)["new_ip6_address"] == "fd00:2::44"
+    assert dhclient(dual.head, "-D", "LLT") == {}
     steps = dual.converge(with_disk(net.uid("disk", 2)))
     assert any("leased" in str(s["why"]) or "holders" in str(s["why"]) for s in steps)
-    assert dhclient(dual.head, "-D", "LL")["new_ip6_address"] == "fd00:2::44"
+    assert dhclient(dual.head, "-D", "LLT")["new_ip6_address"] == "fd00:2::44"
     dual.converge(net.ipv6_spec())
 
 
@@ -209,3 +211,17 @@ def test_a_namespace_altered_by_hand_is_set_right(dual: Dual) -> None:
         assert any(why in str(s["why"]) for s in steps if s["kind"] == "dhcp"), (why, steps)
         assert [s for s in dual.converge(net.ipv6_spec()) if s["kind"] == "dhcp"] == []
     assert dual.node.pings("fd00:1::2")
+
+
+def test_the_switch_outlives_a_port_that_pinged_and_lost_its_address(dual: Dual) -> None:
+    """Flushing an ICMPv6 connection kills ovs-vswitchd 3.1."""
+    dhclient(dual.head)
+    assert dual.head.pings("fd00:2::2")
+    spec = net.ipv6_spec()
+    node, head, third = spec.ports
+    moved = replace(head, addresses=(FixedAddress(STATEFUL, "fd00:2::45"),))
+    pid = dual.host.ok("cat", "/run/openvswitch/ovs-vswitchd.pid")
+    dual.converge(replace(spec, ports=(node, moved, third)))
+    dual.converge(spec)
+    assert dual.host.ok("cat", "/run/openvswitch/ovs-vswitchd.pid") == pid
+    assert dual.host.sh("ovs-appctl", "version")["status"] == 0
