@@ -216,7 +216,7 @@ class Server:
     @property
     def ipv6(self) -> bool:
         """Whether it serves an IPv6 subnet."""
-        return ":" in self.server.address
+        return self.server.ipv6
 
 
 @dataclass(frozen=True)

@@ -240,19 +240,25 @@ def flush_zone(number: int) -> None:
 
 
 def flush_addresses(zone: int, addresses: Iterable[str]) -> None:
-    """Forget the connections from and to some addresses in a zone."""
+    """Forget the connections from and to some addresses in a zone (of ICMPv6: none)."""
     for address in addresses:
-        if ":" in address:
-            _flush_each(zone, address)
-            continue
         try:
-            # The reply comes from where the connection led, by whatever name it was called.
-            _flush(f"zone={zone}", f"ct_nw_src={address}")
-            _flush(f"zone={zone}", "", f"ct_nw_src={address}")
+            for words in _selections(address):
+                # The reply comes from where the connection led, by whatever name it was called.
+                _flush(f"zone={zone}", words)
+                _flush(f"zone={zone}", "", words)
         except CommandFailed:
             # Open vSwitch before 3.1 flushes whole connections only.
             _flush_each(zone, address)
     killpoint.reached(f"addresses in zone {zone} flushed")
+
+
+def _selections(address: str) -> list[str]:
+    if ":" not in address:
+        return [f"ct_nw_src={address}"]
+    # ovs-vswitchd 3.1 dies when it flushes a connection of ICMPv6 by its addresses.
+    protocols = [n for name, n in _PROTOCOLS.items() if not name.startswith("icmp")]
+    return [f"ct_ipv6_src={address},ct_nw_proto={number}" for number in protocols]
 
 
 def _flush(*words: str) -> None:
@@ -260,13 +266,9 @@ def _flush(*words: str) -> None:
 
 
 def _flush_each(zone: int, address: str) -> None:
-    """Whole connections of an address, one by one.
-
-    Not those of ICMPv6: ovs-vswitchd 3.1 dies of them. They end by themselves within 30 s.
-    """
     out = run([*_APPCTL, "dpctl/dump-conntrack", f"zone={zone}"], timeout_s=TIMEOUT_S + 5)
     for line in out.splitlines():
-        if f"src={address}," in line and not line.startswith("icmpv6,"):
+        if f"src={address}," in line and not line.startswith("icmpv6"):
             _flush(f"zone={zone}", _tuple(line))
 
 
