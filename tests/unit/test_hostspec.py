@@ -46,7 +46,8 @@ def slides(world):
 def readable(world, spec):
     """A spec as a text that is the same in every run: ids and MACs by order of their making."""
     text = json.dumps(to_plain(spec))
-    tables = ("hosts", "networks", "subnets", "ports", "images", "projects", "servers", "disks")
+    tables = ["hosts", "networks", "subnets", "ports", "images", "projects", "servers", "disks"]
+    tables += ["security_groups", "security_group_rules"]
     for table in tables:
         for number, id_ in enumerate(world.column(f"SELECT id FROM {table} ORDER BY rowid"), 1):
             text = text.replace(id_, f"{table}-{number}")
