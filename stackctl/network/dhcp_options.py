@@ -143,10 +143,10 @@ def option_name(option: DhcpOption) -> str:
 
 
 def _number_of(wanted: NewDhcpOption) -> int:
-    word, version = wanted.name.strip().lower(), wanted.ip_version
+    word, version = wanted.name.lower(), wanted.ip_version
     known, ours = _KNOWN[version], _OURS[version]
     number = int(word) if word.isascii() and word.isdigit() and len(word) <= 5 else None
-    if number in ours or (number is None and word in ours.values()):
+    if number in ours or (word and word in ours.values()):
         raise UsageError(
             f"DHCP option {word} (IPv{version}) follows from the network and cannot be set for a "
             "port: see the options of net-create and subnet-set.",
@@ -160,7 +160,7 @@ def _number_of(wanted: NewDhcpOption) -> int:
 
 def _address(text: str, version: int) -> str | None:
     try:
-        address = ipaddress.ip_address(text.strip())
+        address = ipaddress.ip_address(text.strip(" "))
     except ValueError:
         return None
     return str(address) if address.version == version and "%" not in text else None
@@ -179,7 +179,7 @@ def _list_of(
 
 
 def _domain(text: str, _version: int) -> str | None:
-    domain = text.strip().rstrip(".")
+    domain = text.strip(" ").rstrip(".")
     return domain.lower() if len(domain) <= 190 and _DOMAIN.fullmatch(domain) else None
 
 
@@ -189,7 +189,7 @@ def _text(text: str, _version: int) -> str | None:
 
 def _number(first: int, last: int) -> Callable[[str, int], str | None]:
     def checked(text: str, _version: int) -> str | None:
-        word = text.strip()
+        word = text.strip(" ")
         fits = _NUMBER.fullmatch(word) and first <= int(word) <= last
         return str(int(word)) if fits else None
 
