@@ -127,7 +127,9 @@ def _write_server(
     for nic_index, (nic, network, port) in enumerate(
         zip(resolved.request.nics, resolved.networks, resolved.ports, strict=True)
     ):
-        port_id = _write_port(context, writer, nic, network, port, id_, owner, nic_index, hostname)
+        port_id = _write_port(
+            context, writer, resolved, nic, network, port, id_, owner, nic_index, hostname
+        )
         bind_port(writer, port_id, host["id"])
         _trace_port(context, writer, host["name"], port_id, name)
     writer.change.servers.add(id_)
@@ -218,6 +220,7 @@ def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: st
 def _write_port(
     context: Context,
     writer: Writer,
+    resolved: Resolved,
     nic: Nic,
     network: Row,
     port: Row | None,
@@ -246,6 +249,7 @@ def _write_port(
         nic_index=nic_index,
         hostname=hostname,
         made_for_server=True,
+        security_groups=resolved.group_ids,
     )
     return made.id
 

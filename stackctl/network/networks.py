@@ -26,6 +26,7 @@ class NewNetwork:
     """What is asked for. Everything left None follows from the cloud's configuration.
 
     ``type`` is vxlan, gre, vlan or flat; ``mtu`` in bytes; ``subnet`` is made with the network.
+    ``port_security`` is what its new ports have.
     """
 
     name: str
@@ -37,6 +38,7 @@ class NewNetwork:
     shared: bool = False
     external: bool = False
     admin_up: bool = True
+    port_security: bool = True
     subnet: NewSubnet | None = None
 
 
@@ -48,6 +50,7 @@ class NetworkChange:
     shared: bool | None = None
     external: bool | None = None
     admin_up: bool | None = None
+    port_security: bool | None = None
 
 
 def create_network(context: Context, wanted: NewNetwork) -> Done[Network]:
@@ -82,6 +85,7 @@ def add_network(context: Context, writer: Writer, wanted: NewNetwork) -> Network
         "shared": int(wanted.shared),
         "external": int(wanted.external),
         "admin_up": int(wanted.admin_up),
+        "port_security": int(wanted.port_security),
         **asdict(taken),
     }
     writer.insert("networks", row)

@@ -497,6 +497,7 @@ CREATE TABLE port_security_groups (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX port_security_groups_group ON port_security_groups(group_id);
 
+UPDATE ports SET port_security = 0 WHERE device_owner LIKE 'network:%';
 INSERT INTO security_groups (id, project_id, name, description, created_at)
   SELECT {_UUID}, id, 'default', 'Default security group', {_NOW} FROM projects;
 INSERT INTO security_group_rules

@@ -40,8 +40,9 @@ def test_help_lists_what_is_there_under_headings():
     assert result.exit_code == 0
     for panel in {entry.panel for entry in commands.listed().values()}:
         assert f"\n{panel}:\n" in result.stdout
+    width = max(map(len, commands.listed()))
     for name, entry in commands.listed().items():
-        assert f"\n  {name.ljust(16)}  {entry.help}\n" in result.stdout
+        assert f"\n  {name.ljust(width)}  {entry.help}\n" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
