@@ -181,6 +181,12 @@ def describe(xml: str) -> Described:
     )
 
 
+def nic_aliases(xml: str) -> dict[str, str]:
+    """What qemu calls the NICs of a running domain, by their MACs."""
+    nics = ElementTree.fromstring(xml).iterfind("devices/interface")
+    return {_attribute(nic, "mac", "address"): _attribute(nic, "alias", "name") for nic in nics}
+
+
 def essentials(domain: DomainInput) -> tuple[str, ...]:
     """What must be found in an existing domain beside the digest: edits by hand show here."""
     return (

@@ -18,7 +18,7 @@ from agent.faults import StepFailed
 from agent.resources import switch
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_inputs import Platform, nics_of
-from agent.resources.domain_xml import NicInput, describe, nic_xml
+from agent.resources.domain_xml import NicInput, describe, nic_aliases, nic_xml
 from agent.spec import HostSpec, Server
 from agent.system import libvirt_conn
 from agent.system.libvirt_conn import DomainView, LibvirtError
@@ -32,8 +32,8 @@ PATIENCE_S = 20.0
 AGAIN_S = 1.0
 """The same when it was waited for before."""
 
-ASK_AGAIN_S = 6.0
-"""A guest that is still booting misses the question; libvirt itself waits 5 s for the answer."""
+ASK_AGAIN_S = 5.0
+"""A guest that is still booting misses the question."""
 
 POLL_S = 0.1
 
@@ -153,29 +153,30 @@ def _release(host: Host, guest: Guest, nic: NicInput, patience_s: float) -> Fact
     """Ask the guest until it has let go; StepFailed when it does not in time."""
     host.seen.pop(RUNNING, None)
     deadline = time.monotonic() + patience_s
-    asked = 0.0
+    ask_at = 0.0
     refusal = ""
-    while _has(guest, nic):
+    while alias := _alias(guest, nic):
         now = time.monotonic()
         if now >= deadline:
             raise StepFailed(_unreleased(guest, nic, patience_s), detail=refusal)
-        if now - asked >= ASK_AGAIN_S:
-            asked = now
-            refusal = _ask(guest, nic)
+        if now >= ask_at:
+            ask_at = now + ASK_AGAIN_S
+            refusal = _ask(guest, alias)
         time.sleep(POLL_S)
     killpoint.reached(f"nic {nic.mac} released")
     return {"device": nic.tap}
 
 
-def _has(guest: Guest, nic: NicInput) -> bool:
+def _alias(guest: Guest, nic: NicInput) -> str:
+    """What qemu calls a NIC as long as the guest has it."""
     view = libvirt_conn.running({guest.server.id}).get(guest.server.id)
-    return view is not None and _key(nic) in map(_key, describe(view.xml).nics)
+    return "" if view is None else nic_aliases(view.xml).get(nic.mac, "")
 
 
-def _ask(guest: Guest, nic: NicInput) -> str:
+def _ask(guest: Guest, alias: str) -> str:
     """Have qemu ask the guest; what libvirt says against it (it may be asked already)."""
     try:
-        libvirt_conn.unplug(guest.server.id, nic_xml(nic, guest.server.nic_model, True))
+        libvirt_conn.unplug(guest.server.id, alias)
     except LibvirtError as error:
         return str(error)
     return ""

@@ -134,9 +134,9 @@ def plug(domain_id: str, device: str) -> None:
     _call(lambda: _domain(domain_id).attachDeviceFlags(device, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
 
 
-def unplug(domain_id: str, device: str) -> None:
-    """Ask the guest of a running domain to release a device, which may take its time."""
-    _call(lambda: _domain(domain_id).detachDeviceFlags(device, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
+def unplug(domain_id: str, alias: str) -> None:
+    """Have the guest of a running domain asked to release a device; does not wait for it."""
+    _call(lambda: _domain(domain_id).detachDeviceAlias(alias, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
 
 
 def live_xml(domain_id: str) -> str:
