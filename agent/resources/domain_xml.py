@@ -313,6 +313,7 @@ def _is_q35(domain: DomainInput) -> bool:
 
 def _add_slots(devices: Element, domain: DomainInput) -> None:
     """Nothing can be plugged into a running q35 machine but into a PCIe port that is free."""
+    SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
     for _ in range(len(domain.disks) + len(domain.nics) + OWN_SLOTS + SPARE_SLOTS):
         SubElement(devices, "controller", type="pci", model="pcie-root-port")
 
