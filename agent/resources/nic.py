@@ -63,7 +63,7 @@ class Nics:
 
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """NICs that a guest should have."""
-        platform = Platform.of(spec)
+        platform = Platform(host, spec.settings)
         for guest in _guests(host, spec):
             found = set(map(_key, guest.found))
             for port_id, nic in zip(guest.server.ports, guest.wanted):
