@@ -202,8 +202,8 @@ def _machine_type(image: Row, host: Row) -> str | None:
     """A versioned one: ``pc`` and ``q35`` mean another machine with each new qemu."""
     asked: str = json.loads(image["properties_json"]).get("hw_machine_type", "")
     offered = json.loads(host["facts_json"]).get("machine_types", {})
-    versioned = {kind: offered.get(kind, kind) for kind in ("pc", "q35")}
-    return versioned.get(asked, asked) if asked else offered.get("pc")
+    newest: str | None = offered.get(asked or "pc") if asked in ("", "pc", "q35") else None
+    return newest or asked or None
 
 
 def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: str) -> None:
