@@ -50,7 +50,13 @@ SHOW = (
     older=("--fixed-ip-address",),
     help="With --net: this address instead of the next free one.",
 )
-@click.option("--by", type=click.Choice(["port", "net"]), default="port", hidden=True)
+@click.option(
+    "--by",
+    type=click.Choice(["port", "net"]),
+    default="port",
+    hidden=True,
+    help="What the second word is.",
+)
 def interface_attach(
     context: Context,
     output: Output,
