@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.resources import bridge, dhcp, disk, domain, flows, image, port, tunnel
+from agent.resources import bridge, dhcp, disk, domain, flows, image, nic, port, tunnel
 from agent.resources.base import Kind
 
 NETWORK_KINDS: tuple[Kind, ...] = (
@@ -14,4 +14,4 @@ NETWORK_KINDS: tuple[Kind, ...] = (
 )
 """bridge, tunnel, port, flows, dhcp: what a rebooted host gets back without a controller."""
 
-KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND)
+KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND, nic.KIND)

@@ -35,7 +35,8 @@ class LibvirtError(Exception):
 
 @dataclass(frozen=True)
 class DomainView:
-    """A domain as libvirt has it. ``xml`` is what its next start will use."""
+    """A domain as libvirt has it. ``xml`` is what its next start will use, or of a running one
+    what it has now."""
 
     id: str
     name: str
@@ -59,6 +60,11 @@ def observe(wanted: Collection[str]) -> dict[str, DomainView]:
 def observe_one(domain_id: str) -> Optional[DomainView]:
     """One domain, or None when libvirt does not have it."""
     return _call(lambda: _observe_one(domain_id), QUERY_TIMEOUT_S)
+
+
+def running(wanted: Collection[str]) -> dict[str, DomainView]:
+    """Those of these domains that run, as they run: with what was plugged into them since."""
+    return _call(lambda: _running(wanted), QUERY_TIMEOUT_S)
 
 
 def state(domain_id: str) -> str:
@@ -123,6 +129,16 @@ def set_metadata(domain_id: str, element: str, key: str, uri: str) -> None:
     _call(work)
 
 
+def plug(domain_id: str, device: str) -> None:
+    """Give a running domain a device (XML); its definition stays as it is."""
+    _call(lambda: _domain(domain_id).attachDeviceFlags(device, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
+
+
+def unplug(domain_id: str, alias: str) -> None:
+    """Have the guest of a running domain asked to release a device; does not wait for it."""
+    _call(lambda: _domain(domain_id).detachDeviceAlias(alias, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
+
+
 def live_xml(domain_id: str) -> str:
     """The XML of a domain as it runs (or would run)."""
     text: str = _call(lambda: _domain(domain_id).XMLDesc(0), QUERY_TIMEOUT_S)
@@ -159,6 +175,16 @@ def _observe(wanted: Collection[str]) -> dict[str, DomainView]:
     return found
 
 
+def _running(wanted: Collection[str]) -> dict[str, DomainView]:
+    found = {}
+    for domain in _open().listAllDomains(_libvirt().VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        if domain.UUIDString() in wanted:
+            view = _view(domain, domain.state()[0], flags=0)
+            if view is not None:
+                found[view.id] = view
+    return found
+
+
 def _observe_one(domain_id: str) -> Optional[DomainView]:
     try:
         domain = _domain(domain_id)
@@ -179,11 +205,11 @@ def _state(domain_id: str) -> str:
     return _STATES[number]
 
 
-def _view(domain: Any, number: int) -> Optional[DomainView]:
+def _view(domain: Any, number: int, flags: Optional[int] = None) -> Optional[DomainView]:
     module = _libvirt()
     try:
         # Without SECURE: passwords of a foreign domain are none of our business.
-        xml = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE)
+        xml = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE if flags is None else flags)
     except module.libvirtError as error:
         if _is_missing(error):
             return None

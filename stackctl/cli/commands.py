@@ -43,6 +43,9 @@ COMMANDS: dict[str, Entry] = {
     "start": Entry("server", "Start servers", "Servers"),
     "stop": Entry("server", "Stop servers", "Servers"),
     "reboot": Entry("server", "Reboot servers", "Servers"),
+    "interface-attach": Entry("interface", "Give a server another NIC", "Servers"),
+    "interface-detach": Entry("interface", "Take a NIC from a server", "Servers"),
+    "interface-list": Entry("interface", "List a server's NICs", "Servers"),
     "console-log": Entry("server", "Print a server's serial console", "Servers"),
     "ssh": Entry("server", "Log in to a server", "Servers"),
     "add-secgroup": Entry("security_group", "Add a security group to a server", "Servers"),
@@ -131,7 +134,7 @@ NOUNS = {
     "subnet": "subnet-",
 }
 
-# Where the verb is another word, too.
+# Where the verb is another word, too; an option says what the words behind it mean.
 SPELLINGS = {
     ("console", "log", "show"): "console-log",
     ("image-update",): "image-set",
@@ -148,6 +151,10 @@ SPELLINGS = {
     ("server", "add", "security", "group"): "add-secgroup",
     ("server", "remove", "security", "group"): "remove-secgroup",
     ("subnet-update",): "subnet-set",
+    ("server", "add", "fixed", "ip"): "interface-attach --by=net",
+    ("server", "add", "network"): "interface-attach --by=net",
+    ("server", "add", "port"): "interface-attach",
+    ("server", "remove", "port"): "interface-detach",
     ("server", "create"): "boot",
     ("server", "event", "list"): "events",
 }
@@ -173,7 +180,8 @@ def load(name: str) -> click.Command | None:
 
 
 def translate(words: list[str]) -> tuple[str, int] | None:
-    """The command that OpenStack's spelling means and how many words it took, or None."""
+    """The command that OpenStack's spelling means (perhaps with an option of it) and how many
+    words it took, or None."""
     for spelling, name in SPELLINGS.items():
         if tuple(words[: len(spelling)]) == spelling:
             return name, len(spelling)

@@ -199,9 +199,11 @@ def _engine(resolved: Resolved, host: Row) -> Row:
 
 
 def _machine_type(image: Row, host: Row) -> str | None:
-    asked: str | None = json.loads(image["properties_json"]).get("hw_machine_type")
-    offered: str | None = json.loads(host["facts_json"]).get("machine_types", {}).get("pc")
-    return asked or offered
+    """A versioned one: ``pc`` and ``q35`` mean another machine with each new qemu."""
+    asked: str = json.loads(image["properties_json"]).get("hw_machine_type", "")
+    offered = json.loads(host["facts_json"]).get("machine_types", {})
+    newest: str | None = offered.get(asked or "pc") if asked in ("", "pc", "q35") else None
+    return newest or asked or None
 
 
 def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: str) -> None:

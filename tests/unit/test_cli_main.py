@@ -98,6 +98,10 @@ def test_near_names_of_openstacks_spelling():
         ("hypervisor list", "host-list"),
         ("console log show", "console-log"),
         ("image show", "image-show"),
+        ("server add port", "interface-attach"),
+        ("server add network", "interface-attach --by=net"),
+        ("server add fixed ip", "interface-attach --by=net"),
+        ("server remove port", "interface-detach"),
     ],
 )
 def test_openstacks_spelling(words, name):

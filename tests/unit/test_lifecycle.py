@@ -13,6 +13,8 @@ ALLOWED = {
     "stop": {"active", "error"},
     "reboot": {"active"},
     "reboot-hard": {"active", "stopped", "paused", "suspended", "error"},
+    "attach-interface": {"active", "paused", "stopped"},
+    "detach-interface": {"active", "paused", "stopped"},
 }
 
 
