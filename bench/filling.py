@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.identity.context import Context, admin_context
+from stackctl.network.membership import default_group
 from stackctl.state import Cloud, Row, Writer, existing_cloud, find_cloud, new_id, now, write
 
 GIB = 1024**3
@@ -53,6 +54,7 @@ class _Filler:
         self._at = now()
         self._flavor = writer.all("SELECT * FROM flavors WHERE name = 'm1.tiny'")[0]
         self._image_id = self._image()
+        self._group_id = default_group(writer, context.project_id)
         self._network: Row = {}
         self._subnet_id = ""
         self._vlans: dict[str, int] = {}
@@ -104,6 +106,8 @@ class _Filler:
         self._address(row["id"], "fixed", number % NETWORK_SIZE + 10)
         binding = {"port_id": row["id"], "host_id": host_id, "role": "active"}
         self._writer.insert("bindings", binding)
+        member = {"port_id": row["id"], "group_id": self._group_id}
+        self._writer.insert("port_security_groups", member)
         self._carry(host_id)
 
     def _carry(self, host_id: str) -> None:

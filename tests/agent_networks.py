@@ -10,6 +10,7 @@ import ipaddress
 from dataclasses import replace
 
 from agent.spec import (
+    SPEC_FORMAT,
     BridgeMapping,
     Dhcp,
     FixedAddress,
@@ -236,7 +237,7 @@ def host_spec(host: int) -> HostSpec:
         if port.network_id == PRIVATE
     )
     return HostSpec(
-        format=1,
+        format=SPEC_FORMAT,
         cloud_id=CLOUD,
         host_id=uid("host", host),
         serial=1,

@@ -15,6 +15,7 @@ from stackctl.compute import service, views
 from stackctl.compute.types import BootRequest, Nic
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.identity.context import Context, Watch, admin_context
+from stackctl.network.allocation import make_port
 from stackctl.network.networks import NewNetwork, create_network
 from stackctl.network.subnets import NewSubnet
 from stackctl.operation.keep import converge_hosts
@@ -154,3 +155,16 @@ def furnished(world: World, *hosts: str) -> World:
     world.add_image()
     world.add_network()
     return world
+
+
+def join_networks(world: World, *names: str) -> str:
+    """A router on no host, with an interface in each of these networks; returns its id."""
+    project_id, id_ = world.context.project_id, new_id()
+    with write(world.cloud) as writer:
+        row = {"id": id_, "project_id": project_id, "name": f"router-{id_}", "created_at": now()}
+        writer.insert("routers", row)
+        for name in names:
+            network = writer.all("SELECT * FROM networks WHERE name = ?", name)[0]
+            owner = {"device_owner": "network:router_interface", "device_id": id_}
+            make_port(writer, project_id=project_id, network=network, **owner)
+    return id_

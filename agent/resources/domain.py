@@ -14,7 +14,7 @@ from typing import Optional
 
 from agent import killpoint, layout, store
 from agent.faults import StepFailed, fault_of
-from agent.resources import configdrive, domain_power
+from agent.resources import configdrive, domain_power, nic
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_inputs import Platform, boot_files, domain_input, missing_needs
 from agent.resources.domain_xml import (
@@ -130,17 +130,24 @@ class DomainKind:
 
 @dataclass(frozen=True)
 class Change:
-    """What must happen to a domain: a new definition, a power command, or both."""
+    """What must happen to a domain: a new definition, a power command, or both.
+
+    ``waits``: a guest that runs sees of the definition only what can be plugged (its NICs), the
+    rest when it is started next.
+    """
 
     why: str
     define: bool
     power: domain_power.Command
     domain: DomainInput
 
+    new: bool
+    waits: bool
+
     @property
     def needs_parts(self) -> bool:
         """Whether disks, ports and images must be there for it."""
-        return self.define or self.power.starts
+        return self.new or self.power.starts or self.power.act == "restore"
 
 
 def plan(
@@ -159,8 +166,29 @@ def plan(
         runs=existing is not None and existing.runs,
         host_rebooted=rebooted and spec.settings.on_boot == "all",
     )
+    plugs = bool(difference) and _only_nics_differ(domain, described)
+    if plugs:
+        difference = f"its NICs should be {', '.join(nic.mac for nic in domain.nics) or 'none'}"
     reasons = [reason for reason in (difference, command.why) if reason]
-    return Change("; ".join(reasons), bool(difference), command, domain)
+    return Change(
+        "; ".join(reasons),
+        bool(difference),
+        command,
+        domain,
+        new=described is None,
+        waits=bool(difference) and not plugs,
+    )
+
+
+def _only_nics_differ(domain: DomainInput, described: Optional[Described]) -> bool:
+    """Whether a domain differs in NICs that are there or not, which a guest sees at once."""
+    if described is None or described.mark is None:
+        return False
+    wanted = {(nic.mac, nic.tap) for nic in domain.nics}
+    kept = {nic for nic in described.nics if (nic.mac, nic.tap) in wanted}
+    nics = described.nics
+    before = replace(domain, nics=nics, offload=domain.offload or not nics)
+    return kept <= set(domain.nics) and not _difference(before, described)
 
 
 def _difference(domain: DomainInput, described: Optional[Described]) -> str:
@@ -198,14 +226,20 @@ class _Work:
     def apply(self) -> Facts:
         """Define, obey the power command, and mark it as obeyed."""
         command = self._change.power
+        self._host.seen.pop(nic.RUNNING, None)
         try:
             if command.stops:
                 domain_power.stop(self._server.id, command.grace_s)
                 killpoint.reached(f"domain {self._server.id} stopped")
+            if command.forgets and self._existing is not None:
+                libvirt_conn.forget_saved(self._server.id)
             self._define(command.starts)
             if command.starts:
                 domain_power.start(self._server.id)
                 killpoint.reached(f"domain {self._server.id} started")
+            if command.act:
+                domain_power.act(self._server.id, command.act)
+                killpoint.reached(f"domain {self._server.id} {command.act}d")
             if command.obeyed_serial is not None:
                 domain_power.remember(replace(self._mark, power_serial=command.obeyed_serial))
         except LibvirtError as error:
@@ -235,7 +269,7 @@ class _Work:
             return _facts(self._existing)
         now = _facts(None if view is None else Existing(view, describe(view.xml)))
         still = self._existing is not None and self._existing.runs and not self._change.power.stops
-        return {**now, "restart_pending": True} if still and self._change.define else now
+        return {**now, "restart_pending": True} if still and self._change.waits else now
 
 
 def _served(existing: Optional[Existing]) -> int:

@@ -79,11 +79,21 @@ def domain_input(
         nic_model=server.nic_model,
         offload=not server.ports or platform.offload,
         disks=tuple(_disk(host, spec, disk_id) for disk_id in server.disks),
-        nics=_nics(spec, server),
+        nics=nics_of(spec, server),
         drive=str(layout.drive(host.data, server.id)),
         console_log=str(layout.console_log(host.data, server.id)),
         boot=_boot(host, server),
     )
+
+
+def nics_of(spec: HostSpec, server: Server) -> tuple[NicInput, ...]:
+    """A server's NICs in the order of its ports."""
+    mtus = {network.id: network.mtu for network in spec.networks}
+    ports = ports_of(spec, server)
+    absent = set(server.ports) - {port.id for port in ports}
+    if absent or any(port.network_id not in mtus for port in ports):
+        raise StepFailed(f"the spec lacks ports or networks of the server: {sorted(absent)}")
+    return tuple(NicInput(port.mac, tap_name(port.id), mtus[port.network_id]) for port in ports)
 
 
 def missing_needs(host: Host, spec: HostSpec, server: Server) -> str:
@@ -148,15 +158,6 @@ def _image(spec: HostSpec, image_id: str) -> Image:
     if image is None:
         raise StepFailed(f"the spec has no image {image_id}")
     return image
-
-
-def _nics(spec: HostSpec, server: Server) -> tuple[NicInput, ...]:
-    mtus = {network.id: network.mtu for network in spec.networks}
-    ports = ports_of(spec, server)
-    absent = set(server.ports) - {port.id for port in ports}
-    if absent or any(port.network_id not in mtus for port in ports):
-        raise StepFailed(f"the spec lacks ports or networks of the server: {sorted(absent)}")
-    return tuple(NicInput(port.mac, tap_name(port.id), mtus[port.network_id]) for port in ports)
 
 
 def _boot(host: Host, server: Server) -> Optional[BootInput]:

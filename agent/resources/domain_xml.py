@@ -17,6 +17,15 @@ from agent.spec import digest
 COMPILER = 1
 """Raised when the XML made from the same inputs changes: domains are then redefined."""
 
+Q35_COMPILER = 2
+"""The same for q35 machines, whose definitions have spare slots since 2."""
+
+SPARE_SLOTS = 8
+"""NICs that can be plugged into a running q35 machine (pc has free slots by itself)."""
+
+OWN_SLOTS = 4
+"""Slots for what every domain has beside disks and NICs: console, rng, balloon, SCSI."""
+
 MARK_URI = "urn:stackctl:server:1"
 MARK_KEY = "stackctl"
 DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
@@ -106,10 +115,11 @@ class Mark:
 @dataclass(frozen=True)
 class Described:
     """What the XML of an existing domain says: its mark (None: not ours), what is compared
-    beside the digest, and what is reported."""
+    beside the digest, its NICs, and what is reported."""
 
     mark: Optional[Mark]
     essentials: tuple[str, ...]
+    nics: tuple[NicInput, ...]
     machine_type: str
     virt_type: str
     cpu: str
@@ -117,7 +127,7 @@ class Described:
 
 def input_digest(domain: DomainInput) -> str:
     """Names the inputs of a definition: equal digests, equal domains."""
-    return digest([COMPILER, domain])
+    return digest([Q35_COMPILER if _is_q35(domain) else COMPILER, domain])
 
 
 def compile_domain(domain: DomainInput, mark: Mark) -> str:
@@ -142,6 +152,13 @@ def compile_domain(domain: DomainInput, mark: Mark) -> str:
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
+def nic_xml(nic: NicInput, model: str, offload: bool) -> str:
+    """The XML of one NIC, to plug it into a domain that runs."""
+    element = _nic(nic, model, offload)
+    _check_text(element)
+    return ElementTree.tostring(element, encoding="unicode")
+
+
 def mark_xml(mark: Mark) -> str:
     """The mark alone, as libvirt wants it when only metadata change (no prefix of ours)."""
     element = Element("server", _mark_attributes(mark))
@@ -157,10 +174,17 @@ def describe(xml: str) -> Described:
     return Described(
         mark=_read_mark(root.find(f"metadata/{{{MARK_URI}}}server")),
         essentials=_read_essentials(root),
+        nics=tuple(_read_nic(nic) for nic in root.iterfind("devices/interface")),
         machine_type=os_type.get("machine", "") if os_type is not None else "",
         virt_type=root.get("type", ""),
         cpu="" if cpu is None else cpu.findtext("model", "") or cpu.get("mode", ""),
     )
+
+
+def nic_aliases(xml: str) -> dict[str, str]:
+    """What qemu calls the NICs of a running domain, by their MACs."""
+    nics = ElementTree.fromstring(xml).iterfind("devices/interface")
+    return {_attribute(nic, "mac", "address"): _attribute(nic, "alias", "name") for nic in nics}
 
 
 def essentials(domain: DomainInput) -> tuple[str, ...]:
@@ -185,14 +209,22 @@ def _read_essentials(root: Element) -> tuple[str, ...]:
         f"{root.findtext('memory', '')} KiB",
         os_type.get("machine", "") if os_type is not None else "",
         *sources,
-        *(_read_nic(nic) for nic in root.iterfind("devices/interface")),
+        *(f"{nic.mac} {nic.tap}" for nic in map(_read_nic, root.iterfind("devices/interface"))),
     )
 
 
-def _read_nic(nic: Element) -> str:
-    mac, target = nic.find("mac"), nic.find("target")
-    address = mac.get("address", "") if mac is not None else ""
-    return f"{address} {target.get('dev', '') if target is not None else ''}"
+def _read_nic(nic: Element) -> NicInput:
+    mtu = _attribute(nic, "mtu", "size")
+    return NicInput(
+        mac=_attribute(nic, "mac", "address"),
+        tap=_attribute(nic, "target", "dev"),
+        mtu=int(mtu) if mtu.isdecimal() else 0,
+    )
+
+
+def _attribute(parent: Element, tag: str, name: str) -> str:
+    child = parent.find(tag)
+    return child.get(name, "") if child is not None else ""
 
 
 def _read_mark(element: Optional[Element]) -> Optional[Mark]:
@@ -258,19 +290,32 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
     prefix = DISK_PREFIXES.get(domain.disk_bus)
     if prefix is None:
         raise UnsafeText(f"not a disk bus: {domain.disk_bus[:40]!r}")
+    if _is_q35(domain):
+        _add_slots(devices, domain)
     if domain.disk_bus == "scsi":
         SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
     for index, disk in enumerate(domain.disks):
         devices.append(_disk(disk, f"{prefix}{_letters(index)}", domain.disk_bus))
     devices.append(_drive(domain))
     for nic in domain.nics:
-        devices.append(_nic(nic, domain))
+        devices.append(_nic(nic, domain.nic_model, domain.offload))
     _add_console(devices, domain)
     channel = SubElement(devices, "channel", type="unix")
     SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
     rng = SubElement(devices, "rng", model="virtio")
     SubElement(rng, "backend", model="random").text = "/dev/urandom"
     SubElement(devices, "memballoon", model="virtio")
+
+
+def _is_q35(domain: DomainInput) -> bool:
+    return "q35" in domain.machine_type
+
+
+def _add_slots(devices: Element, domain: DomainInput) -> None:
+    """Nothing can be plugged into a running q35 machine but into a PCIe port that is free."""
+    SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
+    for _ in range(len(domain.disks) + len(domain.nics) + OWN_SLOTS + SPARE_SLOTS):
+        SubElement(devices, "controller", type="pci", model="pcie-root-port")
 
 
 def _letters(index: int) -> str:
@@ -298,7 +343,7 @@ def _disk(disk: DiskInput, target: str, bus: str) -> Element:
 
 def _drive(domain: DomainInput) -> Element:
     # q35 has no IDE; its names must not meet those of SCSI or SATA disks.
-    bus, target = ("sata", "sdz") if "q35" in domain.machine_type else ("ide", "hdd")
+    bus, target = ("sata", "sdz") if _is_q35(domain) else ("ide", "hdd")
     element = Element("disk", type="file", device="cdrom")
     SubElement(element, "driver", name="qemu", type="raw")
     SubElement(element, "source", file=domain.drive)
@@ -308,14 +353,14 @@ def _drive(domain: DomainInput) -> Element:
     return element
 
 
-def _nic(nic: NicInput, domain: DomainInput) -> Element:
-    if domain.nic_model not in NIC_MODELS:
-        raise UnsafeText(f"not a NIC model: {domain.nic_model[:40]!r}")
+def _nic(nic: NicInput, model: str, offload: bool) -> Element:
+    if model not in NIC_MODELS:
+        raise UnsafeText(f"not a NIC model: {model[:40]!r}")
     element = Element("interface", type="ethernet")
     SubElement(element, "mac", address=nic.mac)
     SubElement(element, "target", dev=nic.tap, managed="no")
-    SubElement(element, "model", type=domain.nic_model)
-    if domain.nic_model == "virtio" and not domain.offload:
+    SubElement(element, "model", type=model)
+    if model == "virtio" and not offload:
         driver = SubElement(element, "driver")
         for side, names in _OFFLOADS.items():
             SubElement(driver, side, {name: "off" for name in names})

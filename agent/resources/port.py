@@ -7,7 +7,7 @@ changed in one OVS transaction. A port that is down keeps its tap, in a VLAN tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Optional
 
@@ -28,7 +28,10 @@ class Ports:
         """Taps and switch ports whose ports are not here any more."""
         wanted = {plug.device for plug, _ in _plugs(switch.topology_of(host, spec))}
         gone = _leftovers(host, spec, wanted)
-        together = switch.Together(list(gone), partial(_remove, host))
+        held = {device for device, port_id in gone.items() if _is_held(host, spec, port_id)}
+        plugged = switch.look(host).ports
+        gone = {name: id_ for name, id_ in gone.items() if name in plugged or name not in held}
+        together = switch.Together(list(gone), partial(_remove, host, held))
         for device, resource in gone.items():
             apply = partial(together.apply, device)
             yield Step(self.name, resource, "removed", why=f"{device} has no port", apply=apply)
@@ -256,9 +259,15 @@ def _facts(host: Host, plug: Plug) -> Facts:
     return {"device": plug.device, "ofport": interface.ofport}
 
 
-def _remove(host: Host, devices: Sequence[str]) -> None:
+def _is_held(host: Host, spec: HostSpec, port_id: str) -> bool:
+    """Whether a guest has not released a NIC: qemu cannot do without its tap."""
+    return not host.failed.isdisjoint({("nic", port_id), ("nic", spec.host_id)})
+
+
+def _remove(host: Host, held: Collection[str], devices: Sequence[str]) -> None:
     switch.change(host, [["--if-exists", "del-port", device] for device in devices])
-    links.delete_all(devices)
-    switch.devices_changed(host, devices)
-    for device in devices:
+    free = [device for device in devices if device not in held]
+    links.delete_all(free)
+    switch.devices_changed(host, free)
+    for device in free:
         switch.pending_file(host, device).unlink(missing_ok=True)

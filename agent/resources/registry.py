@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.resources import bridge, dhcp, disk, domain, flows, image, port, tunnel, zones
+from agent.resources import bridge, dhcp, disk, domain, flows, image, nic, port, tunnel, zones
 from agent.resources.base import Kind
 
 NETWORK_KINDS: tuple[Kind, ...] = (
@@ -15,4 +15,4 @@ NETWORK_KINDS: tuple[Kind, ...] = (
 )
 """bridge, tunnel, zone, port, flows, dhcp: what a rebooted host gets back without a controller."""
 
-KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND)
+KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND, nic.KIND)

@@ -43,8 +43,18 @@ COMMANDS: dict[str, Entry] = {
     "start": Entry("server", "Start servers", "Servers"),
     "stop": Entry("server", "Stop servers", "Servers"),
     "reboot": Entry("server", "Reboot servers", "Servers"),
+    "pause": Entry("server", "Freeze servers in memory", "Servers"),
+    "unpause": Entry("server", "Let paused servers go on", "Servers"),
+    "suspend": Entry("server", "Save servers' memory to disk, switch off", "Servers"),
+    "resume": Entry("server", "Let suspended servers go on", "Servers"),
+    "interface-attach": Entry("interface", "Give a server another NIC", "Servers"),
+    "interface-detach": Entry("interface", "Take a NIC from a server", "Servers"),
+    "interface-list": Entry("interface", "List a server's NICs", "Servers"),
     "console-log": Entry("server", "Print a server's serial console", "Servers"),
     "ssh": Entry("server", "Log in to a server", "Servers"),
+    "add-secgroup": Entry("security_group", "Add a security group to a server", "Servers"),
+    "remove-secgroup": Entry("security_group", "Take one from a server", "Servers"),
+    "list-secgroup": Entry("security_group", "List a server's security groups", "Servers"),
     "explain": Entry("server", "Say why a server is where, or nowhere", "Servers"),
     "cluster-create": Entry("cluster", "Make a cluster computer", "Clusters"),
     "cluster-list": Entry("cluster", "List clusters", "Clusters"),
@@ -67,6 +77,15 @@ COMMANDS: dict[str, Entry] = {
     "port-show": Entry("port", "Show a port", "Networks"),
     "port-set": Entry("port", "Change a port", "Networks"),
     "port-delete": Entry("port", "Delete ports", "Networks"),
+    "security-group-create": Entry("security_group", "Create a security group", "Networks"),
+    "security-group-list": Entry("security_group", "List security groups", "Networks"),
+    "security-group-show": Entry("security_group", "Show a group and its rules", "Networks"),
+    "security-group-set": Entry("security_group", "Change a security group", "Networks"),
+    "security-group-delete": Entry("security_group", "Delete security groups", "Networks"),
+    "security-group-rule-create": Entry("security_group", "Allow something", "Networks"),
+    "security-group-rule-list": Entry("security_group", "List rules", "Networks"),
+    "security-group-rule-show": Entry("security_group", "Show a rule", "Networks"),
+    "security-group-rule-delete": Entry("security_group", "Delete rules", "Networks"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-list": Entry("image", "List images", "Images and flavors"),
     "image-show": Entry("image", "Show an image", "Images and flavors"),
@@ -113,18 +132,33 @@ NOUNS = {
     "keypair": "keypair-",
     "network": "net-",
     "port": "port-",
+    "security group": "security-group-",
+    "security group rule": "security-group-rule-",
     "server": "",
     "subnet": "subnet-",
 }
 
-# Where the verb is another word, too.
+# Where the verb is another word, too; an option says what the words behind it mean.
 SPELLINGS = {
     ("console", "log", "show"): "console-log",
     ("image-update",): "image-set",
     ("keypair", "create"): "keypair-add",
     ("net-update",): "net-set",
     ("port-update",): "port-set",
+    ("secgroup-add-rule",): "security-group-rule-create",
+    ("secgroup-create",): "security-group-create",
+    ("secgroup-delete",): "security-group-delete",
+    ("secgroup-list",): "security-group-list",
+    ("secgroup-list-rules",): "security-group-rule-list",
+    ("secgroup-update",): "security-group-set",
+    ("security-group-update",): "security-group-set",
+    ("server", "add", "security", "group"): "add-secgroup",
+    ("server", "remove", "security", "group"): "remove-secgroup",
     ("subnet-update",): "subnet-set",
+    ("server", "add", "fixed", "ip"): "interface-attach --by=net",
+    ("server", "add", "network"): "interface-attach --by=net",
+    ("server", "add", "port"): "interface-attach",
+    ("server", "remove", "port"): "interface-detach",
     ("server", "create"): "boot",
     ("server", "event", "list"): "events",
 }
@@ -150,11 +184,14 @@ def load(name: str) -> click.Command | None:
 
 
 def translate(words: list[str]) -> tuple[str, int] | None:
-    """The command that OpenStack's spelling means and how many words it took, or None."""
+    """The command that OpenStack's spelling means (perhaps with an option of it) and how many
+    words it took, or None."""
     for spelling, name in SPELLINGS.items():
         if tuple(words[: len(spelling)]) == spelling:
             return name, len(spelling)
-    if len(words) < 2 or words[0] not in NOUNS:
-        return None
-    name = f"{NOUNS[words[0]]}{words[1]}"
-    return (name, 2) if name in COMMANDS else None
+    for count in (3, 2, 1):
+        noun = " ".join(words[:count])
+        if len(words) > count and noun in NOUNS:
+            name = f"{NOUNS[noun]}{words[count]}"
+            return (name, count + 1) if name in COMMANDS else None
+    return None

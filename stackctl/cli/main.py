@@ -45,12 +45,16 @@ class FrontDoor(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Accept OpenStack's spelling (``server list``); suggest near names for an unknown one."""
         name, used = args[0], 1
+        meant: list[str] = []
         if name not in commands.COMMANDS:
-            name, used = commands.translate(args) or (name, used)
+            meaning = commands.translate(args)
+            if meaning is not None:
+                used = meaning[1]
+                name, *meant = meaning[0].split()
         command = self.get_command(ctx, name)
         if command is None and not ctx.resilient_parsing:
             raise click.UsageError(_no_command(args), ctx)
-        return (name if command else None), command, args[used:]
+        return (name if command else None), command, [*meant, *args[used:]]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names from the table (click's own way would import every module), then options."""

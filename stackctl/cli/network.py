@@ -39,6 +39,7 @@ LIST = (
     Column("Segmentation ID", "segmentation_id", extra=True),
     Column("MTU", "mtu", extra=True),
     Column("Subnet IDs", "subnets", extra=True),
+    Column("Port Security", "port_security", extra=True),
     Column("Project", "project_id", extra=True),
 )
 
@@ -54,6 +55,7 @@ SHOW = (
     Column("DNS Domain", "domain"),
     Column("Shared", "shared"),
     Column("External", "external"),
+    Column("Port Security", "port_security"),
     Column("Subnets", "cidrs"),
     Column("Subnet IDs", "subnets"),
     Column("Project", "project_id"),
@@ -110,6 +112,12 @@ SHOW = (
 )
 @click.option("--mtu", type=int, help="Bytes in a packet (default: the largest that fits).")
 @click.option("--dns-domain", help="Domain of its instances' names.")
+@click.option(
+    "--enable-port-security/--disable-port-security",
+    "port_security",
+    default=True,
+    help="Whether new ports of it are protected (the default).",
+)
 @click.option("--disable", "--admin-state-down", is_flag=True, help="Carry no traffic yet.")
 def net_create(
     context: Context,
@@ -128,6 +136,7 @@ def net_create(
     segmentation_id: int | None,
     mtu: int | None,
     dns_domain: str | None,
+    port_security: bool,
     disable: bool,
 ) -> None:
     """Create a network, and with --subnet its first subnet in one step.
@@ -159,6 +168,7 @@ def net_create(
         shared=shared,
         external=external,
         admin_up=not disable,
+        port_security=port_security,
         subnet=first if subnet else None,
     )
     done = create_network(context, wanted)
@@ -192,6 +202,12 @@ def net_show(context: Context, output: Output, network: str) -> None:
 @click.option("--name", help="Another name.")
 @click.option("--share/--no-share", default=None, help="Whether all projects may use it.")
 @click.option("--external/--internal", default=None, help="Whether it leads outside.")
+@click.option(
+    "--enable-port-security/--disable-port-security",
+    "port_security",
+    default=None,
+    help="Whether new ports of it are protected.",
+)
 @click.option("--enable/--disable", "up", default=None, help="Whether it carries traffic.")
 @click.option("--dns-domain", help="Another domain of its instances' names.")
 @click.option("--mtu", type=int, help="Bytes in a packet; instances hear of it by DHCP.")
@@ -202,6 +218,7 @@ def net_set(
     name: str | None,
     share: bool | None,
     external: bool | None,
+    port_security: bool | None,
     up: bool | None,
     dns_domain: str | None,
     mtu: int | None,
@@ -210,7 +227,13 @@ def net_set(
     from stackctl.network.service import NetworkChange, set_network
 
     change = NetworkChange(
-        name=name, domain=dns_domain, mtu=mtu, shared=share, external=external, admin_up=up
+        name=name,
+        domain=dns_domain,
+        mtu=mtu,
+        shared=share,
+        external=external,
+        admin_up=up,
+        port_security=port_security,
     )
     done = set_network(context, network, change)
     output.show(done.value)

@@ -1,4 +1,4 @@
-"""boot, list, show, delete, start, stop, reboot, console-log, ssh, explain."""
+"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log, ssh, explain."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import stackctl
 from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, confirm, destroys, finish, lists, shows
 from stackctl.cli.render import Column
+from stackctl.cli.several import Spelled
 from stackctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ LIST = (
     Column("Host", "host"),
     Column("Hostname", "hostname", extra=True),
     Column("Image", "image", extra=True),
+    Column("Security Groups", "security_groups", extra=True),
     Column("Created", "created_at", extra=True),
     Column("Seen", "observed_at", extra=True),
 )
@@ -95,6 +97,7 @@ SHOW = (
     Column("Keypair", "key_name"),
     Column("Host", "host"),
     Column("Zone", "zone"),
+    Column("Security Groups", "security_groups"),
     Column("Metadata", "metadata"),
     Column("Fault", _fault),
     Column("Created", "created_at"),
@@ -117,6 +120,16 @@ SHOW = (
     metavar="net=...[,ip=...]",
     type=words.Fields("net", "net-id", "ip", "v4-fixed-ip", "port", "port-id"),
     help="A NIC: net=NETWORK[,ip=ADDRESS] or port=PORT; repeat in the order of the guest's NICs.",
+)
+@click.option(
+    "--security-group",
+    "--security-groups",
+    "security_groups",
+    cls=Spelled,
+    older=("--security-groups",),
+    multiple=True,
+    type=words.SECURITY_GROUP,
+    help="A group for the NICs made here, not for given ports (default: default); repeatable.",
 )
 @click.option(
     "--count", "--num-instances", default=1, show_default=True, help="How many; all or none."
@@ -153,6 +166,7 @@ def boot(
     flavor: str,
     key: str | None,
     nics: tuple[dict[str, str], ...],
+    security_groups: tuple[str, ...],
     count: int,
     naming: str,
     user_data: BinaryIO | None,
@@ -184,6 +198,7 @@ def boot(
         host=host,
         zone=zone,
         naming=naming,
+        security_groups=security_groups or None,
     )
     done = service.boot(context, request)
     output.list(done.value)
@@ -285,6 +300,42 @@ def reboot(
     if hard and soft:
         raise UsageError("Either --hard or --soft.")
     _power(context, output, "reboot-hard" if hard else "reboot", servers)
+
+
+@command("pause")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def pause(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Freeze servers: their memory stays on the host, no CPU time is used."""
+    _power(context, output, "pause", servers)
+
+
+@command("unpause")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def unpause(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Let paused servers go on."""
+    _power(context, output, "unpause", servers)
+
+
+@command("suspend")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def suspend(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Write servers' memory to their host's disk and switch them off."""
+    _power(context, output, "suspend", servers)
+
+
+@command("resume")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def resume(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Let suspended servers go on where they were."""
+    _power(context, output, "resume", servers)
 
 
 @command("console-log")

@@ -42,6 +42,7 @@ CLUSTER = Name("clusters", "cluster")
 NETWORK = Name("networks", "network")
 SUBNET = Name("subnets", "subnet")
 PORT = Name("ports", "port")
+SECURITY_GROUP = Name("security_groups", "security group")
 IMAGE = Name("images", "image")
 FLAVOR = Name("flavors", "flavor")
 KEYPAIR = Name("keypairs", "key pair")
@@ -97,10 +98,14 @@ class Pair(click.ParamType[tuple[str, str]]):
 
 
 class Fields(click.ParamType[dict[str, str]]):
-    """KEY=VALUE,KEY=VALUE with known keys, as a dict: ``Fields("net", "port", "fixed-ip")``."""
+    """KEY=VALUE,KEY=VALUE with known keys, as a dict: ``Fields("net", "port", "fixed-ip")``.
 
-    def __init__(self, *keys: str) -> None:
+    The value of ``list_key`` may hold commas: it goes on until the next known key.
+    """
+
+    def __init__(self, *keys: str, list_key: str = "") -> None:
         self.keys = keys
+        self.list_key = list_key
         self.name = ",".join(f"{key}=..." for key in keys)
 
     def convert(
@@ -110,8 +115,12 @@ class Fields(click.ParamType[dict[str, str]]):
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
         found: dict[str, str] = {}
+        last = ""
         for part in value.split(","):
             key, sign, rest = part.partition("=")
+            if last == self.list_key != "" and not (sign and key in self.keys):
+                found[last] += f",{part}"
+                continue
             if not sign or not rest or key not in self.keys or key in found:
                 known = ", ".join(self.keys)
                 self.fail(
@@ -121,7 +130,25 @@ class Fields(click.ParamType[dict[str, str]]):
                     ctx,
                 )
             found[key] = rest
+            last = key
         return found
+
+
+class Ports(click.ParamType[tuple[int, int]]):
+    """A port (22) or a range of them (80:90), as the first and the last."""
+
+    name = "port[:port]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Split at the colon."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        match = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}))?", value, re.ASCII)
+        if match is None:
+            self.fail(f"'{value}' is not a port (22) or a range of ports (80:90).", param, ctx)
+        return int(match[1]), int(match[2] or match[1])
 
 
 class Size(click.ParamType[int]):

@@ -127,7 +127,9 @@ def _write_server(
     for nic_index, (nic, network, port) in enumerate(
         zip(resolved.request.nics, resolved.networks, resolved.ports, strict=True)
     ):
-        port_id = _write_port(context, writer, nic, network, port, id_, owner, nic_index, hostname)
+        port_id = _write_port(
+            context, writer, resolved, nic, network, port, id_, owner, nic_index, hostname
+        )
         bind_port(writer, port_id, host["id"])
         _trace_port(context, writer, host["name"], port_id, name)
     writer.change.servers.add(id_)
@@ -197,9 +199,11 @@ def _engine(resolved: Resolved, host: Row) -> Row:
 
 
 def _machine_type(image: Row, host: Row) -> str | None:
-    asked: str | None = json.loads(image["properties_json"]).get("hw_machine_type")
-    offered: str | None = json.loads(host["facts_json"]).get("machine_types", {}).get("pc")
-    return asked or offered
+    """A versioned one: ``pc`` and ``q35`` mean another machine with each new qemu."""
+    asked: str = json.loads(image["properties_json"]).get("hw_machine_type", "")
+    offered = json.loads(host["facts_json"]).get("machine_types", {})
+    newest: str | None = offered.get(asked or "pc") if asked in ("", "pc", "q35") else None
+    return newest or asked or None
 
 
 def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: str) -> None:
@@ -218,6 +222,7 @@ def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: st
 def _write_port(
     context: Context,
     writer: Writer,
+    resolved: Resolved,
     nic: Nic,
     network: Row,
     port: Row | None,
@@ -246,6 +251,7 @@ def _write_port(
         nic_index=nic_index,
         hostname=hostname,
         made_for_server=True,
+        security_groups=resolved.group_ids,
     )
     return made.id
 

@@ -13,12 +13,15 @@ from stackctl.state import Row
 
 @dataclass(frozen=True)
 class Transition:
-    """An action: the vm_states it starts from, its task meanwhile, its power command."""
+    """An action: the vm_states it starts from, its task meanwhile, its power command.
+
+    Those that only change what belongs to a server have neither task nor command.
+    """
 
     action: str
     allowed: tuple[str, ...]
-    task_state: str
-    power_action: str
+    task_state: str = ""
+    power_action: str = ""
 
 
 TRANSITIONS = {
@@ -33,6 +36,12 @@ TRANSITIONS = {
             "rebooting-hard",
             "reboot-hard",
         ),
+        Transition("pause", ("active",), "pausing", "pause"),
+        Transition("unpause", ("paused",), "unpausing", "unpause"),
+        Transition("suspend", ("active",), "suspending", "suspend"),
+        Transition("resume", ("suspended",), "resuming", "resume"),
+        Transition("attach-interface", ("active", "paused", "stopped")),
+        Transition("detach-interface", ("active", "paused", "stopped")),
     )
 }
 

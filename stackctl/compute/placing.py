@@ -46,7 +46,7 @@ def placement(reader: Reader, resolved: Resolved, name: str) -> Request:
         ram_mb=flavor["ram_mb"],
         disk_gb=resolved.disk_gb + flavor["ephemeral_gb"] + swap_gb,
         physical_networks=_physical(resolved.networks),
-        needs_tunnels=_needs_tunnels(reader, resolved.networks),
+        needs_tunnels=needs_tunnels(reader, resolved.networks),
         host=_host_hint(reader, request.host),
         zone=request.zone,
     )
@@ -66,7 +66,7 @@ def placement_of(reader: Reader, server: Row) -> Request:
         ram_mb=server["ram_mb"],
         disk_gb=disk_gb,
         physical_networks=_physical(networks),
-        needs_tunnels=_needs_tunnels(reader, networks),
+        needs_tunnels=needs_tunnels(reader, networks),
         zone=server["zone"] if server["zone_asked"] else None,
         host=server["host_asked"],
     )
@@ -97,8 +97,8 @@ def _physical(networks: Sequence[Row]) -> frozenset[str]:
     return frozenset(row["physical_network"] for row in networks if row["physical_network"])
 
 
-def _needs_tunnels(reader: Reader, networks: Sequence[Row]) -> bool:
-    """A cloud of one host has nowhere to tunnel to."""
+def needs_tunnels(reader: Reader, networks: Sequence[Row]) -> bool:
+    """Whether a host of these networks needs a tunnel address: a lone one has nowhere to tunnel."""
     if not any(row["type"] in TUNNEL_TYPES for row in networks):
         return False
     return int(reader.value("SELECT count(*) FROM hosts WHERE deleted_at IS NULL")) > 1

@@ -9,7 +9,7 @@ from stackctl.errors import Conflict, UsageError
 from stackctl.identity.context import Context, find_own
 from stackctl.image.service import usable_image
 from stackctl.names import checked_name
-from stackctl.network.finding import visible_network
+from stackctl.network.finding import own_groups, visible_network
 from stackctl.state import Reader, Row, find
 
 USER_DATA_LIMIT_BYTES = 65535
@@ -27,6 +27,7 @@ class Resolved:
     ports: tuple[Row | None, ...]
     public_keys: tuple[tuple[str, str], ...]
     disk_gb: int
+    group_ids: tuple[str, ...] | None = None
 
 
 def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
@@ -54,8 +55,16 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         for nic, port in zip(nics, ports, strict=True)
     )
     disk_gb = _root_disk_gb(image, flavor)
+    groups = request.security_groups
     return Resolved(
-        replace(request, nics=nics), image, flavor, networks, ports, tuple(keys), disk_gb
+        replace(request, nics=nics),
+        image,
+        flavor,
+        networks,
+        ports,
+        tuple(keys),
+        disk_gb,
+        None if groups is None else tuple(own_groups(context, reader, groups)),
     )
 
 

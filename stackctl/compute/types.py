@@ -33,6 +33,7 @@ class BootRequest:
 
     ``naming``: with a count above one, names are NAME-1.. (index, today's Nova) or NAME-UUID
     (uuid, as on the slides). ``first_index`` begins the count elsewhere than at 1.
+    ``security_groups`` (None: the default one) are for the NICs made here, not for given ports.
     """
 
     name: str
@@ -51,6 +52,7 @@ class BootRequest:
     always_numbered: bool = False
     public_keys: tuple[tuple[str, str], ...] = ()
     cluster_id: str | None = None
+    security_groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class Server:
-    """A server as people see it; states as of ``observed_at``."""
+    """A server as people see it; states as of ``observed_at``. ``security_groups`` are the names
+    of those that any of its ports is in."""
 
     id: str
     name: str
@@ -102,6 +105,7 @@ class Server:
     launched_at: str | None
     observed_at: str | None
     interrupted: bool = False
+    security_groups: tuple[str, ...] = ()
 
     def networks(self) -> dict[str, list[str]]:
         """Addresses by network name, first NIC first."""

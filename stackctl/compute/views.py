@@ -27,6 +27,14 @@ LEFT JOIN addresses ON addresses.port_id = ports.id AND addresses.released_seria
 WHERE {} ORDER BY ports.nic_index, addresses.id
 """
 
+_GROUPS = """
+SELECT DISTINCT ports.device_id, security_groups.name
+FROM servers JOIN ports ON ports.device_id = servers.id AND ports.deleted_at IS NULL
+JOIN port_security_groups AS held ON held.port_id = ports.id
+JOIN security_groups ON security_groups.id = held.group_id
+WHERE {} ORDER BY security_groups.name
+"""
+
 
 def server_row(context: Context, reader: Reader, word: str) -> Row:
     """The asker's live server of this name or id."""
@@ -71,8 +79,14 @@ def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:
     for row in reader.all(_ADDRESSES.format(where), *parameters):
         server_id = row.pop("device_id")
         addresses[server_id].append(ServerAddress(**row))
+    groups: dict[str, list[str]] = defaultdict(list)
+    for row in reader.all(_GROUPS.format(where), *parameters):
+        groups[row["device_id"]].append(row["name"])
     dead = _interrupted(reader) if any(row["task_state"] for row in rows) else set()
-    return [_server(row, addresses[row["id"]], row["operation_id"] in dead) for row in rows]
+    return [
+        _server(row, addresses[row["id"]], groups[row["id"]], row["operation_id"] in dead)
+        for row in rows
+    ]
 
 
 def _interrupted(reader: Reader) -> set[str]:
@@ -83,7 +97,7 @@ def _interrupted(reader: Reader) -> set[str]:
     return {row["id"] for row in interrupted(reader)}
 
 
-def _server(row: Row, addresses: list[ServerAddress], ownerless: bool) -> Server:
+def _server(row: Row, addresses: list[ServerAddress], groups: list[str], ownerless: bool) -> Server:
     told = json.loads(row["fault_json"]) if row["fault_json"] else None
     fault = Fault(told["message"], told["detail"], told["host"], told["at"]) if told else None
     return Server(
@@ -111,4 +125,5 @@ def _server(row: Row, addresses: list[ServerAddress], ownerless: bool) -> Server
         launched_at=row["launched_at"],
         observed_at=row["observed_at"],
         interrupted=ownerless and row["task_state"] is not None,
+        security_groups=tuple(groups),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Set
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
     )
     carrying |= _hosts_of(reader, _HOSTS_OF_GROUPS, change.security_groups)
     around = _hosts_of(reader, _HOSTS_OF_NETWORKS, change.networks)
-    around |= _hosts_of(reader, _HOSTS_THAT_ADMIT, change.members)
+    around |= _hosts_that_admit(reader, change)
     # Which networks a router connects decides whose members can send into them.
     around |= _hosts_of(reader, _HOSTS_JOINED, change.routers)
     around |= _hosts_of(reader, _HOSTS_OF_PORTS, change.ports)
@@ -74,12 +75,25 @@ SELECT bindings.host_id FROM port_security_groups
 JOIN bindings ON bindings.port_id = port_security_groups.port_id WHERE group_id IN ({})
 """
 
-# Hosts with ports in groups whose rules name one of these groups.
+# Hosts with ports in groups whose rules name one of these groups, in the networks that packets of
+# the members can reach: their own (of which the change tells, too) and those that routers join.
 _HOSTS_THAT_ADMIT = """
-SELECT bindings.host_id FROM security_group_rules AS rules
-JOIN port_security_groups ON port_security_groups.group_id = rules.group_id
-JOIN bindings ON bindings.port_id = port_security_groups.port_id
-WHERE rules.remote_group_id IN ({}) AND rules.deleted_at IS NULL
+WITH RECURSIVE joined(id) AS (
+  SELECT value FROM json_each(?)
+  UNION
+  SELECT far.network_id FROM joined
+  JOIN ports AS near ON near.network_id = joined.id AND near.deleted_at IS NULL
+    AND near.device_owner = 'network:router_interface'
+  JOIN ports AS far ON far.device_id = near.device_id AND far.deleted_at IS NULL
+    AND far.device_owner = 'network:router_interface'
+)
+SELECT DISTINCT bindings.host_id FROM joined
+CROSS JOIN ports ON ports.network_id = joined.id AND ports.deleted_at IS NULL
+CROSS JOIN port_security_groups AS held ON held.port_id = ports.id
+CROSS JOIN bindings ON bindings.port_id = ports.id
+WHERE held.group_id IN (
+  SELECT group_id FROM security_group_rules
+  WHERE remote_group_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL)
 """
 
 # Hosts with any network that interfaces of these routers have or had, or that is joined to one.
@@ -97,6 +111,13 @@ WITH RECURSIVE joined(id) AS (
 SELECT host_networks.host_id FROM joined
 JOIN host_networks ON host_networks.network_id = joined.id
 """
+
+
+def _hosts_that_admit(reader: Reader, change: Change) -> set[str]:
+    if not change.members:
+        return set()
+    networks, groups = (json.dumps(sorted(ids)) for ids in (change.networks, change.members))
+    return set(reader.column(_HOSTS_THAT_ADMIT, networks, groups))
 
 
 def _hosts_of(reader: Reader, sql: str, ids: set[str], *, twice: bool = False) -> set[str]:

@@ -243,7 +243,8 @@ def _members(snapshot: HostSnapshot) -> Iterable[spec.Members]:
     found: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row in snapshot.groups.members:
         addresses = found[row["group_id"], row["network_id"]]
-        addresses[row["address"]] = None
+        if row["address"] is not None:
+            addresses[row["address"]] = None
         for pair in json.loads(row["allowed_pairs_json"]):
             addresses[pair["cidr"]] = None
     for (group_id, network_id), addresses in sorted(found.items()):

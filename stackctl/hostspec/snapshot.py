@@ -15,7 +15,8 @@ from stackctl.state import Reader, Row
 @dataclass
 class Groups:
     """Security groups of a host's ports. ``of_port``: group ids by port id; ``rules`` by group id;
-    ``members``: rows of ``group_id``, ``network_id`` and ``address``, as this host must know them.
+    ``members``: rows of ``group_id``, ``network_id``, ``address`` (None: it has none) and
+    ``allowed_pairs_json``, as this host must know them.
     """
 
     of_port: dict[str, list[str]] = field(default_factory=dict)
@@ -164,7 +165,7 @@ CROSS JOIN joined ON joined.here = used.network_id
 CROSS JOIN ports ON ports.network_id = joined.there AND ports.deleted_at IS NULL
 CROSS JOIN port_security_groups AS member
   ON member.port_id = ports.id AND member.group_id = used.group_id
-CROSS JOIN addresses ON addresses.port_id = ports.id AND addresses.released_serial IS NULL
+LEFT JOIN addresses ON addresses.port_id = ports.id AND addresses.released_serial IS NULL
 ORDER BY used.group_id, used.network_id, addresses.number
 """
 

@@ -186,7 +186,10 @@ def ovs_services() -> list[Service]:
     """The database and the switch."""
     return [
         Service("ovsdb-server", ["ovsdb-server", DATABASE, f"--remote=punix:{OVS_SOCKET}"]),
-        Service("ovs-vswitchd", ["ovs-vswitchd", f"unix:{OVS_SOCKET}"], after=OVS_SOCKET),
+        # ovs-appctl finds the switch by its pid file.
+        Service(
+            "ovs-vswitchd", ["ovs-vswitchd", f"unix:{OVS_SOCKET}", "--pidfile"], after=OVS_SOCKET
+        ),
     ]
 
 

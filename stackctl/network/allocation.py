@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stackctl.errors import Conflict
-from stackctl.network import addresses, choice
+from stackctl.network import addresses, choice, membership
 from stackctl.network.addresses import WantedAddress as WantedAddress
-from stackctl.network.types import DHCP_OWNER, Port, port_from
+from stackctl.network.types import DHCP_OWNER, TRUSTED_OWNERS, Port, port_from
 from stackctl.state import Reader, Row, Writer, new_id, now
 
 MAC_ATTEMPTS = 16
@@ -38,16 +38,25 @@ def make_port(
     hostname: str = "",
     admin_up: bool = True,
     made_for_server: bool = False,
+    port_security: bool | None = None,
+    security_groups: Sequence[str] | None = None,
+    more: Mapping[str, Any] | None = None,
     entropy: Entropy = secrets.token_bytes,
 ) -> Port:
     """A new port in ``network`` with the wanted addresses, or the lowest free one (per IP version;
     where guests make their IPv6 addresses themselves, the one it will make).
+
+    ``port_security`` None is what the network says; ``security_groups`` (ids) None is the
+    project's default group. Ports of our own (``network:...``) have neither. ``more`` are other
+    columns of the row.
 
     A network without subnets gives a port without addresses. A second port of one server in one
     network goes without the host name, which the first one has. Each subnet touched gets its DHCP
     server's address right after its first port. Conflict: address or MAC taken, pools exhausted;
     UsageError: an address that is not in the subnet.
     """
+    secured = bool(network["port_security"]) if port_security is None else port_security
+    secured = secured and not device_owner.startswith(TRUSTED_OWNERS)
     row = {
         "id": new_id(),
         "project_id": project_id,
@@ -58,13 +67,26 @@ def make_port(
         "nic_index": nic_index,
         "hostname": _hostname_left(writer, network["id"], device_id, hostname),
         "admin_up": int(admin_up),
+        "port_security": int(secured),
         "made_for_server": int(made_for_server),
         "created_at": now(),
+        **(more or {}),
     }
     insert_port(writer, network, row, mac, entropy)
+    _join_groups(writer, row, security_groups)
     give_addresses(writer, network, row["id"], wanted, entropy)
     touch(writer, network["id"], row["id"])
     return port_from(writer, writer.get("ports", row["id"]))
+
+
+def _join_groups(writer: Writer, port: Row, wanted: Sequence[str] | None) -> None:
+    if not port["port_security"]:
+        if wanted:
+            raise Conflict(membership.NEEDS_SECURITY)
+        return
+    if wanted is None:
+        wanted = [membership.default_group(writer, port["project_id"])]
+    membership.put_in_groups(writer, port["id"], wanted)
 
 
 def insert_port(
@@ -125,6 +147,7 @@ def ensure_dhcp_port(
         "network_id": network["id"],
         "device_owner": DHCP_OWNER,
         "device_id": subnet["id"],
+        "port_security": 0,
         "status": "ACTIVE",
         "created_at": now(),
     }
@@ -158,6 +181,7 @@ def release_port(writer: Writer, port_id: str) -> None:
     addresses.release_addresses(writer, "port_id = ?", port_id)
     writer.update("ports", port_id, deleted_at=now(), status="DOWN")
     touch(writer, port["network_id"], port_id)
+    membership.put_in_groups(writer, port_id, ())
 
 
 def join_server(

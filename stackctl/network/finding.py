@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
+from stackctl.errors import NotFound
 from stackctl.identity.context import Context, find_own
-from stackctl.state import Reader, Row, find
+from stackctl.network.membership import DEFAULT, default_group
+from stackctl.state import Reader, Row, Writer, find
 
 VISIBLE_NETWORK = "(project_id = ? OR shared = 1 OR external = 1)"
 """Own networks, and those that others share; takes the project's id."""
@@ -63,3 +68,36 @@ def visible_subnets(context: Context, reader: Reader) -> list[Row]:
         f"SELECT * FROM subnets WHERE deleted_at IS NULL AND {_VISIBLE_SUBNET} ORDER BY rowid",
         context.project_id,
     )
+
+
+def own_group(context: Context, reader: Reader, word: str) -> Row:
+    """A security group of the asker's project; ``default`` is made when a writer asks first."""
+    if word == DEFAULT and isinstance(reader, Writer):
+        default_group(reader, context.project_id)
+    return find_own(context, reader, "security_groups", word, noun="security group")
+
+
+def own_groups(context: Context, reader: Reader, words: Iterable[str]) -> list[str]:
+    """The ids of several groups, each once, in the order given."""
+    return list(dict.fromkeys(own_group(context, reader, word)["id"] for word in words))
+
+
+def own_rule(context: Context, reader: Reader, word: str) -> Row:
+    """A rule of the asker's project by its id, or the unique beginning of it."""
+    rows = []
+    if re.fullmatch(r"[0-9a-f][0-9a-f-]{3,35}", word):
+        rows = reader.all(
+            "SELECT * FROM security_group_rules"
+            " WHERE deleted_at IS NULL AND project_id = ? AND id >= ? AND id < ?",
+            context.project_id,
+            word,
+            word + "g",
+        )
+    if not rows:
+        raise NotFound(
+            f"There is no security group rule '{word}'.", hint="stackctl security-group-rule-list"
+        )
+    if len(rows) > 1:
+        ids = ", ".join(row["id"] for row in rows[:5])
+        raise NotFound(f"More than one security group rule begins with '{word}': {ids}.")
+    return rows[0]

@@ -27,6 +27,7 @@ class NewNetwork:
     """What is asked for. Everything left None follows from the cloud's configuration.
 
     ``type`` is vxlan, gre, vlan or flat; ``mtu`` in bytes; ``subnet`` is made with the network.
+    ``port_security`` is what its new ports have.
     """
 
     name: str
@@ -38,6 +39,7 @@ class NewNetwork:
     shared: bool = False
     external: bool = False
     admin_up: bool = True
+    port_security: bool = True
     subnet: NewSubnet | None = None
 
 
@@ -51,6 +53,7 @@ class NetworkChange:
     shared: bool | None = None
     external: bool | None = None
     admin_up: bool | None = None
+    port_security: bool | None = None
 
 
 def create_network(context: Context, wanted: NewNetwork) -> Done[Network]:
@@ -85,6 +88,7 @@ def add_network(context: Context, writer: Writer, wanted: NewNetwork) -> Network
         "shared": int(wanted.shared),
         "external": int(wanted.external),
         "admin_up": int(wanted.admin_up),
+        "port_security": int(wanted.port_security),
         **asdict(taken),
     }
     writer.insert("networks", row)
@@ -147,7 +151,7 @@ def _changed_columns(
         columns["mtu"] = segments.mtu_for(context.cloud.config, network["type"], change.mtu)
         for subnet in addresses.subnets_of(reader, network["id"]):
             subnet_rules.refuse_small_mtu(network["name"], change.mtu, ip_network(subnet["cidr"]))
-    for flag in ("shared", "external", "admin_up"):
+    for flag in ("shared", "external", "admin_up", "port_security"):
         if getattr(change, flag) is not None:
             columns[flag] = int(getattr(change, flag))
     return columns

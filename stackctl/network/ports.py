@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from agent.spec import AddressPair, BandwidthLimit, DhcpOption
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
 from stackctl.identity.context import Context
 from stackctl.names import checked_name
-from stackctl.network import addresses, allocation, choice
+from stackctl.network import addresses, allocation, choice, membership
 from stackctl.network.addresses import WantedAddress
-from stackctl.network.finding import own_port, subnet_in, visible_network
-from stackctl.network.types import DHCP_OWNER, Port, port_from
+from stackctl.network.dhcp_options import NewDhcpOption, checked_options
+from stackctl.network.finding import own_group, own_groups, own_port, subnet_in, visible_network
+from stackctl.network.port_rules import checked_limit, checked_pairs
+from stackctl.network.types import DHCP_OWNER, LIMITS, Port, port_from
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one
 from stackctl.state import Reader, Row, Writer, read
@@ -29,23 +34,38 @@ class FixedIp:
 @dataclass(frozen=True)
 class NewPort:
     """What is asked for. Without ``fixed_ips`` the port gets the network's next free address;
-    without ``mac`` a random one."""
+    without ``mac`` a random one; without ``security_groups`` (None) the default group; without
+    ``port_security`` what its network says."""
 
     network: str
     name: str = ""
     fixed_ips: tuple[FixedIp, ...] = ()
     mac: str | None = None
     admin_up: bool = True
+    security_groups: tuple[str, ...] | None = None
+    port_security: bool | None = None
+    allowed_pairs: tuple[AddressPair, ...] = ()
+    dhcp_options: tuple[NewDhcpOption, ...] = ()
+    limit: BandwidthLimit = field(default_factory=BandwidthLimit)
 
 
 @dataclass(frozen=True)
 class PortChange:
-    """What shall be different; None leaves it as it is."""
+    """What shall be different; None leaves it as it is.
+
+    Of ``limit`` only the numbers that are given are changed; ``no_limit`` takes all away first.
+    """
 
     name: str | None = None
     fixed_ips: tuple[FixedIp, ...] | None = None
     mac: str | None = None
     admin_up: bool | None = None
+    security_groups: tuple[str, ...] | None = None
+    port_security: bool | None = None
+    allowed_pairs: tuple[AddressPair, ...] | None = None
+    dhcp_options: tuple[NewDhcpOption, ...] | None = None
+    limit: BandwidthLimit | None = None
+    no_limit: bool | None = None
 
 
 def create_port(context: Context, wanted: NewPort) -> Done[Port]:
@@ -54,11 +74,15 @@ def create_port(context: Context, wanted: NewPort) -> Done[Port]:
     Conflict: address or MAC taken, none left. QuotaExceeded: the project has its share.
     """
     name = checked_name("port", wanted.name) if wanted.name else ""
+    pairs = checked_pairs(wanted.allowed_pairs)
+    more = _pairs_and_options(pairs, checked_options(wanted.dhcp_options))
+    more |= asdict(checked_limit(wanted.limit))
 
     def work(writer: Writer) -> Port:
         network = visible_network(context, writer, wanted.network)
         quota.require(writer, context.project_id, "ports", 1)
-        return allocation.make_port(
+        groups = wanted.security_groups
+        made = allocation.make_port(
             writer,
             project_id=context.project_id,
             network=network,
@@ -66,16 +90,25 @@ def create_port(context: Context, wanted: NewPort) -> Done[Port]:
             mac=wanted.mac,
             name=name,
             admin_up=wanted.admin_up,
+            port_security=wanted.port_security,
+            security_groups=None if groups is None else own_groups(context, writer, groups),
+            more=more,
         )
+        _refuse_open_pairs(made.port_security, pairs)
+        return made
 
     word = wanted.name or f"on {wanted.network}"
     return change_one(context, "create", "port", word, asdict(wanted), work, port_from)
 
 
 def list_ports(
-    context: Context, *, network: str | None = None, server_id: str | None = None
+    context: Context,
+    *,
+    network: str | None = None,
+    server_id: str | None = None,
+    group: str | None = None,
 ) -> list[Port]:
-    """The project's ports, oldest first; all, or those of one network or server."""
+    """The project's ports, oldest first; all, or those of a network, server or security group."""
     with read(context.cloud) as reader:
         where, parameters = "project_id = ?", [context.project_id]
         if network is not None:
@@ -84,6 +117,9 @@ def list_ports(
         if server_id is not None:
             where += " AND device_id = ?"
             parameters.append(server_id)
+        if group is not None:
+            where += " AND id IN (SELECT port_id FROM port_security_groups WHERE group_id = ?)"
+            parameters.append(own_group(context, reader, group)["id"])
         rows = reader.all(
             f"SELECT * FROM ports WHERE deleted_at IS NULL AND {where} ORDER BY rowid", *parameters
         )
@@ -104,6 +140,9 @@ def set_port(context: Context, word: str, change: PortChange) -> Done[Port]:
     arguments = {key: value for key, value in asdict(change).items() if value is not None}
     if not arguments:
         raise UsageError("Nothing to change was given.", hint="stackctl port-set --help")
+    pairs = None if change.allowed_pairs is None else checked_pairs(change.allowed_pairs)
+    options = None if change.dhcp_options is None else checked_options(change.dhcp_options)
+    columns = _pairs_and_options(pairs, options)
 
     def work(writer: Writer) -> Port:
         port = own_port(context, writer, word)
@@ -114,7 +153,9 @@ def set_port(context: Context, word: str, change: PortChange) -> Done[Port]:
         if change.fixed_ips is not None:
             wanted = resolve_fixed_ips(writer, network, change.fixed_ips)
             _change_addresses(writer, network, port, wanted)
-        values: dict[str, object] = {"version": port["version"] + 1}
+        values: dict[str, object] = {"version": port["version"] + 1, **columns}
+        values |= _limits(port, change)
+        values |= _security(context, writer, port, change)
         if change.name is not None:
             values["name"] = checked_name("port", change.name) if change.name else ""
         if change.admin_up is not None:
@@ -188,6 +229,63 @@ def _change_addresses(
         addresses.release_addresses(writer, "port_id = ? AND address = ?", port["id"], address)
     if new:
         allocation.give_addresses(writer, network, port["id"], new)
+
+
+def _pairs_and_options(
+    pairs: Sequence[AddressPair] | None, options: Sequence[DhcpOption] | None
+) -> dict[str, Any]:
+    """The columns of what is given."""
+    columns: dict[str, Any] = {}
+    if pairs is not None:
+        columns["allowed_pairs_json"] = json.dumps([asdict(pair) for pair in pairs])
+    if options is not None:
+        columns["dhcp_options_json"] = json.dumps([asdict(option) for option in options])
+    return columns
+
+
+def _limits(port: Row, change: PortChange) -> dict[str, Any]:
+    """The columns of the bandwidth limits, when they change."""
+    if change.limit is None and not change.no_limit:
+        return {}
+    held = dict.fromkeys(LIMITS) if change.no_limit else {name: port[name] for name in LIMITS}
+    given = asdict(change.limit or BandwidthLimit())
+    wanted = held | {name: value for name, value in given.items() if value is not None}
+    return asdict(checked_limit(BandwidthLimit(**wanted)))
+
+
+def _security(context: Context, writer: Writer, port: Row, change: PortChange) -> dict[str, Any]:
+    """Put the port into its groups; returns the column of its security when that changes."""
+    secured = bool(port["port_security"])
+    if change.port_security is not None:
+        secured = change.port_security
+    groups = membership.groups_of(writer, port["id"])
+    if change.security_groups is not None:
+        groups = own_groups(context, writer, change.security_groups)
+    if groups and not secured:
+        # Asked for both at once, or left in the groups that it has.
+        raise Conflict(
+            membership.NEEDS_SECURITY if change.security_groups else _STILL_IN_GROUPS,
+            hint=f"stackctl port-set {port['name'] or port['id']} --no-security-group "
+            "--disable-port-security",
+        )
+    pairs = change.allowed_pairs
+    _refuse_open_pairs(secured, json.loads(port["allowed_pairs_json"]) if pairs is None else pairs)
+    if change.security_groups is not None:
+        membership.put_in_groups(writer, port["id"], groups)
+    return {} if change.port_security is None else {"port_security": int(secured)}
+
+
+_STILL_IN_GROUPS = (
+    "Port has security group associated. Cannot disable port security or ip address until "
+    "security group is removed."
+)
+
+
+def _refuse_open_pairs(secured: bool, pairs: Sequence[object]) -> None:
+    if pairs and not secured:
+        raise Conflict(
+            "Port Security must be enabled in order to have allowed address pairs on a port."
+        )
 
 
 def _refuse_dhcp(port: Row, verb: str) -> None:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from agent.spec import FixedAddress, HostRoute
+from agent.spec import (
+    AddressPair,
+    BandwidthLimit,
+    DhcpOption,
+    FixedAddress,
+    HostRoute,
+    SecurityRule,
+)
+from stackctl.network import rule_words
+from stackctl.network.membership import groups_of
 from stackctl.state import Reader, Row
 
 DHCP_OWNER = "network:dhcp"
 """``device_owner`` of a subnet's DHCP server; such a port goes along with its subnet."""
+
+TRUSTED_OWNERS = "network:"
+"""How ``device_owner`` of our own ports begins (DHCP, routers): no groups, nothing filtered."""
+
+LIMITS = ("egress_kbps", "egress_burst_kb", "ingress_kbps", "ingress_burst_kb")
+"""The columns of a port's bandwidth limits."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Network:
     shared: bool
     external: bool
     admin_up: bool
+    port_security: bool
     subnets: tuple[str, ...]
     cidrs: tuple[str, ...]
     created_at: str
@@ -70,7 +86,7 @@ class Subnet:
 @dataclass(frozen=True)
 class Port:
     """A port: a MAC address and its fixed addresses in one network; ``server_name`` is empty when
-    no server has it."""
+    no server has it. ``group_ids`` and ``group_names`` are its security groups, by name."""
 
     id: str
     project_id: str
@@ -89,6 +105,51 @@ class Port:
     made_for_server: bool
     status: str
     created_at: str
+    group_ids: tuple[str, ...] = ()
+    group_names: tuple[str, ...] = ()
+    allowed_pairs: tuple[AddressPair, ...] = ()
+    dhcp_options: tuple[DhcpOption, ...] = ()
+    limit: BandwidthLimit = field(default_factory=BandwidthLimit)
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """A rule of a security group; ``remote_group_name`` is empty without a remote group."""
+
+    rule: SecurityRule
+    project_id: str
+    group_id: str
+    group_name: str
+    remote_group_name: str
+    description: str
+    created_at: str
+
+    @property
+    def id(self) -> str:
+        """Its UUID."""
+        return self.rule.id
+
+    @property
+    def name(self) -> str:
+        """What it is called in lists of what happened: a rule has no name of its own."""
+        return f"{self.group_name}: {self.words}"
+
+    @property
+    def words(self) -> str:
+        """The rule as people say it."""
+        return rule_words.in_words(self.rule, self.remote_group_name)
+
+
+@dataclass(frozen=True)
+class SecurityGroup:
+    """A security group with its rules, the oldest first."""
+
+    id: str
+    project_id: str
+    name: str
+    description: str
+    rules: tuple[GroupRule, ...]
+    created_at: str
 
 
 def network_from(reader: Reader, row: Row) -> Network:
@@ -97,7 +158,7 @@ def network_from(reader: Reader, row: Row) -> Network:
         "SELECT id, cidr FROM subnets WHERE network_id = ? AND deleted_at IS NULL ORDER BY rowid",
         row["id"],
     )
-    values = _columns(Network, row, "shared", "external", "admin_up")
+    values = _columns(Network, row, "shared", "external", "admin_up", "port_security")
     values["subnets"] = tuple(subnet["id"] for subnet in subnets)
     values["cidrs"] = tuple(subnet["cidr"] for subnet in subnets)
     return Network(**values)
@@ -132,7 +193,45 @@ def port_from(reader: Reader, row: Row) -> Port:
         reader.value("SELECT name FROM servers WHERE id = ?", row["device_id"]) or ""
     )
     values["addresses"] = tuple(FixedAddress(**address) for address in held)
+    values["group_ids"] = tuple(groups_of(reader, row["id"]))
+    names = [reader.get("security_groups", id_)["name"] for id_ in values["group_ids"]]
+    values["group_names"] = tuple(names)
+    values["allowed_pairs"] = pairs_of(row)
+    values["dhcp_options"] = options_of(row)
+    values["limit"] = BandwidthLimit(**{name: row[name] for name in LIMITS})
     return Port(**values)
+
+
+def pairs_of(port: Row) -> tuple[AddressPair, ...]:
+    """What a ``ports`` row may send from beside its own addresses."""
+    return tuple(AddressPair(**pair) for pair in json.loads(port["allowed_pairs_json"]))
+
+
+def options_of(port: Row) -> tuple[DhcpOption, ...]:
+    """The DHCP options of a ``ports`` row."""
+    return tuple(DhcpOption(**option) for option in json.loads(port["dhcp_options_json"]))
+
+
+def group_from(reader: Reader, row: Row) -> SecurityGroup:
+    """The value of a ``security_groups`` row."""
+    rules = reader.all(
+        "SELECT * FROM security_group_rules WHERE group_id = ? AND deleted_at IS NULL"
+        " ORDER BY rowid",
+        row["id"],
+    )
+    values = _columns(SecurityGroup, row)
+    values["rules"] = tuple(rule_from(reader, rule) for rule in rules)
+    return SecurityGroup(**values)
+
+
+def rule_from(reader: Reader, row: Row) -> GroupRule:
+    """The value of a ``security_group_rules`` row."""
+    remote = row["remote_group_id"]
+    values = _columns(GroupRule, row)
+    values["rule"] = SecurityRule(**_columns(SecurityRule, row))
+    values["group_name"] = reader.get("security_groups", row["group_id"])["name"]
+    values["remote_group_name"] = reader.get("security_groups", remote)["name"] if remote else ""
+    return GroupRule(**values)
 
 
 def _columns(cls: Any, row: Row, *flags: str) -> dict[str, Any]:

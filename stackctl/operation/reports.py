@@ -23,7 +23,11 @@ VM_STATES = {
     "SHUTDOWN": "stopped",
     "CRASHED": "stopped",
     "SUSPENDED": "suspended",
+    "SAVED": "suspended",
 }
+
+# Nova has no word for a guest whose memory lies on disk: it is off.
+POWER_STATES = {"SAVED": "SHUTDOWN"}
 
 KEPT_KINDS = ("domain", "disk", "port")
 
@@ -83,7 +87,8 @@ class Reporter:
         if server["id"] in self._failed_servers:
             # A guest may run on without a part that failed: that part is no less a fault.
             vm_state = str(server["vm_state"])
-        values: Row = {"power_state": power_state, "vm_state": vm_state, "task_state": None}
+        shown = POWER_STATES.get(power_state, power_state)
+        values: Row = {"power_state": shown, "vm_state": vm_state, "task_state": None}
         if vm_state != "error":
             values |= {"fault_json": None, "held": 0}
         if server["launched_at"] is None and vm_state == "active":

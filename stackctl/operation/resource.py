@@ -80,7 +80,8 @@ def prepare_one(
             )
             return value
 
-        value = operation.transact(noted, lambda value: {"table": f"{noun}s", "id": value.id})
+        table = f"{noun}s".replace(" ", "_")
+        value = operation.transact(noted, lambda value: {"table": table, "id": value.id})
         operation.converge()
         return operation.finish(value)
 

@@ -36,7 +36,7 @@ from stackctl.state import Change, Reader, Row, Writer, new_id, now, read, write
 
 T = TypeVar("T")
 
-_WITH_ROWS = frozenset({"server", "domain", "disk", "port", "image", "dhcp", "router"})
+_WITH_ROWS = frozenset({"server", "domain", "disk", "port", "nic", "image", "dhcp", "router"})
 """Kinds whose failures carry the id of a row, somebody's own."""
 
 

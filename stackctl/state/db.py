@@ -51,7 +51,7 @@ class Change:
 
     ``underlays``: hosts whose tunnel address is another now. ``routers``: other interfaces, or
     anything else of a router. ``security_groups``: other rules; ``members``: groups that have
-    other members or addresses of members.
+    other members or addresses of members, in ``networks``.
     """
 
     hosts: set[str] = field(default_factory=set)

@@ -105,7 +105,8 @@ def problem(words: list[str]) -> str:
         return ""
     name, used = rest[0], 1
     if name not in commands.COMMANDS:
-        name, used = commands.translate(rest) or (name, 1)
+        spelled, used = commands.translate(rest) or (name, 1)
+        name = spelled.partition(" ")[0]
     if name not in commands.COMMANDS:
         return f"there is no command '{name}'"
     command = commands.load(name)

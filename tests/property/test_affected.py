@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from agent.spec import to_plain
-from stackctl.compute import service
+from agent.spec import AddressPair, to_plain
+from stackctl.compute import secgroups, service
 from stackctl.compute.types import Nic
 from stackctl.errors import StackctlError
 from stackctl.hosts import leaving
@@ -21,20 +21,21 @@ from stackctl.hosts.types import HostChanges
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.network import service as network
 from stackctl.state import read
-from tests.builders import new_world
+from tests.builders import join_networks, new_world
 
 HOSTS = st.sampled_from(["h1", "h2", "h3"])
 NETS = st.sampled_from(["n1", "n2"])
 SERVERS = st.sampled_from(["a", "b", "c"])
-OWN = ("settings", "ports", "images", "disks", "servers", "tombstones")
+GROUPS = st.sampled_from(["default", "web", "db"])
+OWN = ("settings", "ports", "images", "disks", "servers", "tombstones", "security_groups")
 run = sys.modules["stackctl.operation.run"]
 
 
 class Commands(RuleBasedStateMachine):
     """Commands in any order; ``affected_hosts`` is checked inside each transaction."""
 
-    @initialize()
-    def furnish(self):
+    @initialize(joined=st.booleans())
+    def furnish(self, joined):
         where = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
         self.folder = Path(tempfile.mkdtemp(prefix="stackctl-test-", dir=where))
         self.patch = pytest.MonkeyPatch()
@@ -49,6 +50,8 @@ class Commands(RuleBasedStateMachine):
         self.wrong = []
         for name in ("n1", "n2"):
             self.world.add_network(name, f"10.{name[1]}.0.0/28")
+        if joined:
+            join_networks(self.world, "n1", "n2")
 
     def teardown(self):
         if hasattr(self, "patch"):
@@ -73,9 +76,14 @@ class Commands(RuleBasedStateMachine):
             work(*arguments, **more)
         assert self.wrong == []
 
-    @rule(name=SERVERS, nets=st.lists(NETS, min_size=1, max_size=2), host=HOSTS | st.none())
-    def boot(self, name, nets, host):
-        self.tried(self.world.boot, name, net=nets, host=host)
+    @rule(
+        name=SERVERS,
+        nets=st.lists(NETS, min_size=1, max_size=2),
+        host=HOSTS | st.none(),
+        groups=st.none() | st.tuples(GROUPS),
+    )
+    def boot(self, name, nets, host, groups):
+        self.tried(self.world.boot, name, net=nets, host=host, security_groups=groups)
 
     @rule(name=SERVERS, host=HOSTS)
     def boot_with_port(self, name, host):
@@ -133,6 +141,41 @@ class Commands(RuleBasedStateMachine):
     def change_port(self, up):
         change = network.PortChange(admin_up=up)
         self.tried(network.set_port, self.world.context, "p", change)
+
+    @rule(groups=st.lists(GROUPS, max_size=2), pair=st.booleans())
+    def change_groups_of_port(self, groups, pair):
+        pairs = (AddressPair("10.77.0.0/16"),) if pair else ()
+        change = network.PortChange(security_groups=tuple(groups), allowed_pairs=pairs)
+        self.tried(network.set_port, self.world.context, "p", change)
+
+    @rule(number=st.integers(2, 13))
+    def change_address_of_port(self, number):
+        fixed = (network.FixedIp(address=f"10.1.0.{number}"),)
+        change = network.PortChange(fixed_ips=fixed)
+        self.tried(network.set_port, self.world.context, "p", change)
+
+    @rule(group=GROUPS)
+    def group(self, group):
+        self.tried(network.create_group, self.world.context, network.NewGroup(group))
+
+    @rule(group=GROUPS)
+    def delete_group(self, group):
+        self.tried(network.delete_group, self.world.context, group)
+
+    @rule(group=GROUPS, remote=GROUPS | st.none(), protocol=st.sampled_from(["tcp", "icmp"]))
+    def allow(self, group, remote, protocol):
+        wanted = network.NewRule(protocol=protocol, remote_group=remote)
+        self.tried(network.create_rule, self.world.context, group, wanted)
+
+    @rule(at=st.integers(0, 20))
+    def revoke(self, at):
+        rules = network.list_rules(self.world.context)
+        self.tried(network.delete_rule, self.world.context, rules[at % len(rules)].id)
+
+    @rule(name=SERVERS, group=GROUPS, joins=st.booleans())
+    def groups_of_server(self, name, group, joins):
+        work = secgroups.add_group if joins else secgroups.remove_group
+        self.tried(work, self.world.context, name, group)
 
     @rule()
     def delete_port(self):

@@ -216,12 +216,12 @@ def _insert_network(writer):
     project = writer.value("SELECT id FROM projects")
     row = {"id": new_id(), "project_id": project, "name": "net", "type": "vxlan"}
     more = {"segmentation_id": 1, "mtu": 1450, "domain": "d", "created_at": now()}
-    network = writer.insert("networks", {**row, **more})
+    writer.insert("networks", {**row, **more})
     pools = [{"start": f"10.0.0.{a}", "end": f"10.0.0.{b}"} for a, b in POOLS]
     subnet = {"id": new_id(), "project_id": project, "network_id": row["id"], "name": ""}
     rest = {"number": 1, "cidr": "10.0.0.0/24", "dhcp": 0, "pools_json": json.dumps(pools)}
     writer.insert("subnets", {**subnet, **rest, "created_at": now()})
-    return network
+    return writer.get("networks", row["id"])
 
 
 def _insert_host(writer, name):

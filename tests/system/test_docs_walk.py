@@ -30,7 +30,16 @@ def test_guides_that_share_a_lab(tmp_path, clouds):
     (tmp_path / "playbooks").symlink_to(ROOT / "playbooks")
     walk = Walk({"STACKCTL_CLOUDS": str(clouds), "STACKCTL_CLOUD": "lab"}, tmp_path)
     try:
-        for page in ("lab", "networks", "servers", "clusters", "recovery", "scripting"):
+        pages = [
+            "lab",
+            "networks",
+            "security-groups",
+            "servers",
+            "clusters",
+            "recovery",
+            "scripting",
+        ]
+        for page in pages:
             walk.page(ROOT / "docs" / "guide" / f"{page}.md")
             left = walk.shell("stackctl list -f value -c ID").stdout
             assert left == "", f"{page}.md leaves servers"

@@ -16,6 +16,7 @@ from agent.channel import Channel
 from agent.resources import disk, image
 from agent.resources.base import Host, Step
 from agent.spec import (
+    SPEC_FORMAT,
     Disk,
     Guest,
     HostSettings,
@@ -132,7 +133,7 @@ def digest_of(content: bytes) -> str:
 
 
 def spec(serial: int = 1, nonce: str = "n", **parts: Any) -> HostSpec:
-    return HostSpec(1, "cloud", "host", serial, nonce, HostSettings(), **parts)
+    return HostSpec(SPEC_FORMAT, "cloud", "host", serial, nonce, HostSettings(), **parts)
 
 
 def disk_of(image_id: str | None = "image-1", **changes: Any) -> Disk:
@@ -196,7 +197,7 @@ def test_a_whole_exchange(controllers, data):
     assert done["counts"]["disk"] == {"unchanged": 1}
     hello = next(message for message in again.messages if message["type"] == "hello")
     assert hello["accepted"] == {"serial": 5, "nonce": "n"}
-    assert hello["spec_formats"] == [1]
+    assert hello["spec_formats"] == [SPEC_FORMAT]
     again.bye()
 
 
@@ -242,10 +243,10 @@ def test_another_cloud_is_refused(controllers):
     [
         (to_plain(spec(4)), "stale"),
         (to_plain(spec(5, "other")), "stale"),
-        ({**to_plain(spec(9)), "format": 2}, "format"),
+        ({**to_plain(spec(9)), "format": SPEC_FORMAT + 1}, "format"),
         ({**to_plain(spec(9)), "host_id": "other"}, "protocol"),
         ({**to_plain(spec(9)), "more": 1}, "protocol"),
-        ({"format": 1}, "protocol"),
+        ({"format": SPEC_FORMAT}, "protocol"),
         ([], "format"),
     ],
 )

@@ -39,7 +39,7 @@ def add_network(writer, name="net", **columns):
         "domain": "cloud.internal",
         "created_at": now(),
     }
-    return writer.insert("networks", {**row, **columns})
+    return writer.get("networks", writer.insert("networks", {**row, **columns})["id"])
 
 
 def add_subnet(writer, network, cidr="192.168.1.0/24", first=".2", last=".254", dhcp=1):

@@ -24,6 +24,17 @@ def refused(world, kind, words, **more):
     nothing_booked(world)
 
 
+@pytest.mark.parametrize(
+    ("asked", "kept"), [("q35", "pc-q35-9.0"), ("pc", "pc"), ("pc-q35-7.2", "pc-q35-7.2")]
+)
+def test_a_machine_type_without_version_is_no_drift_for_ever(pair, asked, kept):
+    with write(pair.cloud) as writer:
+        writer.run("""UPDATE hosts SET facts_json = '{"machine_types": {"q35": "pc-q35-9.0"}}'""")
+    pair.add_image("other", properties_json=f'{{"hw_machine_type": "{asked}"}}')
+    pair.boot(image="other")
+    assert pair.value("SELECT machine_type FROM servers") == kept
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("more", "kind", "words"),

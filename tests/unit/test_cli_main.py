@@ -40,8 +40,9 @@ def test_help_lists_what_is_there_under_headings():
     assert result.exit_code == 0
     for panel in {entry.panel for entry in commands.listed().values()}:
         assert f"\n{panel}:\n" in result.stdout
+    width = max(map(len, commands.listed()))
     for name, entry in commands.listed().items():
-        assert f"\n  {name.ljust(16)}  {entry.help}\n" in result.stdout
+        assert f"\n  {name.ljust(width)}  {entry.help}\n" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
@@ -97,6 +98,10 @@ def test_near_names_of_openstacks_spelling():
         ("hypervisor list", "host-list"),
         ("console log show", "console-log"),
         ("image show", "image-show"),
+        ("server add port", "interface-attach"),
+        ("server add network", "interface-attach --by=net"),
+        ("server add fixed ip", "interface-attach --by=net"),
+        ("server remove port", "interface-detach"),
     ],
 )
 def test_openstacks_spelling(words, name):

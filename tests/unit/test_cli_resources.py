@@ -268,3 +268,124 @@ def test_bad_images(cloud):
     refused(3, "image-create", "i", "--file", "-", "--kernel", "nope", typed="x")
     refused(30, "image-create", "i", "--url", "http://127.0.0.1:9/x")
     assert names("image-list") == []
+
+
+def test_security_groups(cloud):
+    made = shown("security", "group", "create", "web", "--description", "Web servers")
+    assert (made["Name"], made["Description"]) == ("web", "Web servers")
+    ssh = shown(
+        "security", "group", "rule", "create", "web", "--protocol", "tcp", "--dst-port", "22"
+    )
+    assert (ssh["Direction"], ssh["Port Range"], ssh["IP Protocol"]) == ("ingress", "22", "tcp")
+    shown("secgroup-add-rule", "web", "tcp", "80", "90", "0.0.0.0/0")
+    shown("secgroup-add-rule", "web", "icmp", "-1", "-1", "0.0.0.0/0")
+    shown(
+        "security-group-rule-create", "web", "--egress", "--ethertype", "IPv6", "--protocol", "41"
+    )
+    shown("security-group-rule-create", "web", "--src-group", "default", "--icmp-type", "8", *ICMP)
+    assert shown("security-group-show", "web")["Rules"] == [
+        "allow any IPv4 to anywhere",
+        "allow any IPv6 to anywhere",
+        "allow tcp 22 over IPv4 from anywhere",
+        "allow tcp 80-90 from 0.0.0.0/0",
+        "allow icmp from 0.0.0.0/0",
+        "allow ipv6-encap over IPv6 to anywhere",
+        "allow icmp type 8 from group default",
+    ]
+    assert good("security-group-show", "web").stdout.count("allow") == 7
+    assert len(shown("security-group-rule-list", "web")) == 7
+    good("security-group-rule-delete", *[rule["ID"] for rule in shown("secgroup-list-rules")[-2:]])
+    refused(3, "security-group-rule-show", ssh["ID"] + "x")
+    assert shown("security-group-rule-show", ssh["ID"])["Rule"].startswith("allow tcp 22")
+    assert shown("security-group-set", "web", "--name", "www")["Name"] == "www"
+    assert names("security-group-list") == ["default", "www"]
+    good("security", "group", "delete", "www")
+    refused(4, "security-group-delete", "default")
+
+
+ICMP = ("--protocol", "icmp")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tcp", "22"], "Give GROUP with options, or GROUP PROTOCOL FROM TO CIDR alone"),
+        (["tcp", "22", "22", "0.0.0.0/0", "--protocol", "udp"], "GROUP PROTOCOL FROM TO CIDR"),
+        (["tcp", "ssh", "22", "0.0.0.0/0"], "are not two ports"),
+        (["--colour", "tcp"], "No such option '--colour'"),
+        (["--ingress", "--egress"], "Either --ingress or --egress"),
+        (["--dst-port", "80-90"], "not a port"),
+        ([*ICMP, "--dst-port", "8"], "not allowed with ICMP"),
+    ],
+)
+def test_words_of_rules_that_make_no_sense(cloud, words, said):
+    assert said in refused(2, "security-group-rule-create", "default", *words)
+
+
+def test_what_ports_are_told(cloud):
+    good("net-create", "net", "--subnet", "10.0.0.0/24")
+    good("security-group-create", "web")
+    made = shown(
+        *("port-create", "net", "--name", "p", "--security-group", "web"),
+        *("--allowed-address", "ip-address=10.1.0.0/16,mac-address=fa:16:3e:00:00:01"),
+        *("--allowed-address-pair", "ip_address=10.2.0.1"),
+        *("--extra-dhcp-option", "name=ntp-server,value=192.0.2.1,192.0.2.2"),
+        *("--extra-dhcp-opt", "name=59,value=http://a/?b=c,ip-version=6"),
+        *("--egress-kbps", "1000", "--egress-burst", "800"),
+    )
+    assert (made["Security Groups"], made["Port Security"]) == (["web"], True)
+    assert made["Allowed Addresses"] == [
+        {"ip-address": "10.1.0.0/16", "mac-address": "fa:16:3e:00:00:01"},
+        {"ip-address": "10.2.0.1"},
+    ]
+    assert made["DHCP Options"] == [
+        {"name": "ntp-server", "value": "192.0.2.1,192.0.2.2", "ip-version": 4},
+        {"name": "bootfile-url", "value": "http://a/?b=c", "ip-version": 6},
+    ]
+    assert (made["Egress kbps"], made["Egress Burst kbit"], made["Ingress kbps"]) == (
+        1000,
+        800,
+        None,
+    )
+    assert "name=ntp-server,value=192.0.2.1,192.0.2.2,ip-version=4" in good("port-show", "p").stdout
+    assert names_of_ports("--security-group", "web") == ["p"]
+    assert names_of_ports("--security-group", "default") == []
+    changed = shown("port-set", "p", "--no-limit", "--ingress-kbps", "5", "--no-extra-dhcp-option")
+    assert (changed["Egress kbps"], changed["Ingress kbps"], changed["DHCP Options"]) == (
+        None,
+        5,
+        [],
+    )
+    refused(4, "port-set", "p", "--disable-port-security")
+    words = ["--no-security-group", "--no-allowed-address", "--disable-port-security"]
+    opened = shown("port-set", "p", *words)
+    assert (opened["Port Security"], opened["Security Groups"]) == (False, [])
+
+
+def names_of_ports(*words):
+    return good("port-list", *words, "-f", "value", "-c", "Name").stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--allowed-address", "mac-address=fa:16:3e:00:00:01"], "needs ip-address=CIDR"),
+        (["--extra-dhcp-option", "name=mtu"], "needs name=NAME,value=VALUE"),
+        (["--extra-dhcp-option", "name=mtu,value=1,ip-version=5"], "ip-version=4|6"),
+        (["--extra-dhcp-option", "name=mtu,value=1"], "follows from the network"),
+        (["--extra-dhcp-option", "name=67,value=x\ndhcp-script=/x"], "The value of DHCP option 67"),
+        (["--security-group", "default", "--no-security-group"], "Either --security-group or"),
+        (["--egress-burst", "5"], "give --egress-kbps, too"),
+    ],
+)
+def test_what_ports_cannot_be_told(cloud, words, said):
+    good("net-create", "net")
+    assert said in refused(2, "port-create", "net", *words)
+
+
+def test_port_security_of_a_network(cloud):
+    assert shown("net-create", "open", "--disable-port-security")["Port Security"] is False
+    assert shown("port-create", "open")["Port Security"] is False
+    assert shown("port-create", "open", "--enable-port-security")["Security Groups"] == ["default"]
+    assert shown("net-set", "open", "--enable-port-security")["Port Security"] is True
+    assert shown("port-create", "open", "--disable-port-security")["Security Groups"] == []

@@ -47,6 +47,26 @@ def test_fields():
             converted(nic, text)
 
 
+def test_fields_with_a_list():
+    option = words.Fields("name", "value", "ip-version", list_key="value")
+    assert converted(option, "name=x,value=1,a=2,3,ip-version=4") == {
+        "name": "x",
+        "value": "1,a=2,3",
+        "ip-version": "4",
+    }
+    for text in ("name=a,b", "value=1,value=2", "value=1,,ip-version=4,x"):
+        with pytest.raises(click.BadParameter):
+            converted(option, text)
+
+
+def test_ports():
+    assert converted(words.Ports(), "22") == (22, 22)
+    assert converted(words.Ports(), "80:90") == (80, 90)
+    for text in ("", "a", "1:", "1-2", "-1", "1:2:3", "1234567"):
+        with pytest.raises(click.BadParameter):
+            converted(words.Ports(), text)
+
+
 @click.command()
 @click.argument("file", type=words.LocalFile())
 def reads(file):

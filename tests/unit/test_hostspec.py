@@ -6,15 +6,18 @@ import re
 
 import pytest
 
-from agent.spec import HostSpec, from_plain, to_plain
+from agent.spec import AddressPair, HostSpec, from_plain, to_plain
 from stackctl.compute import service
 from stackctl.compute.types import GuestFile, Nic
 from stackctl.hostspec import affected_hosts, build_spec, load_snapshot
+from stackctl.network.group_rules import create_rule
+from stackctl.network.groups import NewGroup, create_group
 from stackctl.network.networks import NetworkChange, NewNetwork, create_network, set_network
-from stackctl.network.ports import NewPort, create_port
+from stackctl.network.ports import NewPort, PortChange, create_port, set_port
+from stackctl.network.rule_checks import NewRule
 from stackctl.network.subnets import NewSubnet, SubnetChange, create_subnet, set_subnet
 from stackctl.state import Change, read, write
-from tests.builders import ROOT, furnished
+from tests.builders import ROOT, furnished, join_networks
 
 GOLDEN = ROOT / "tests" / "golden" / "hostspec"
 MAPPING = '[{"physical_network": "physnet1", "bridge": "br-eth1", "nic": "eth1"}]'
@@ -46,7 +49,8 @@ def slides(world):
 def readable(world, spec):
     """A spec as a text that is the same in every run: ids and MACs by order of their making."""
     text = json.dumps(to_plain(spec))
-    tables = ("hosts", "networks", "subnets", "ports", "images", "projects", "servers", "disks")
+    tables = ["hosts", "networks", "subnets", "ports", "images", "projects", "servers", "disks"]
+    tables += ["security_groups", "security_group_rules"]
     for table in tables:
         for number, id_ in enumerate(world.column(f"SELECT id FROM {table} ORDER BY rowid"), 1):
             text = text.replace(id_, f"{table}-{number}")
@@ -220,6 +224,7 @@ def test_only_rows_reachable_from_the_host_are_read(world):
             return reader.rows_read - before
 
     few = rows_read()
+    # In the same default group, which admits its members.
     strangers(world, 1000)
     assert rows_read() == few
 
@@ -243,9 +248,118 @@ def strangers(world, count):
                 f"SELECT {', '.join(values)} FROM count, {table} AS old WHERE old.rowid = "
                 f"(SELECT max(rowid) FROM {table} WHERE {_FIRST[table]})"
             )
+        writer.run(
+            "INSERT INTO port_security_groups SELECT ports.id, security_groups.id"
+            " FROM ports, security_groups WHERE ports.mac LIKE '02:%'"
+        )
 
 
 _FIRST = {"servers": "name = 'first'", "ports": "hostname = 'first'", "disks": "1"}
+
+
+class TestGroups:
+    """h1 has a server in app (admits web) on net; the others are on far, or net."""
+
+    @pytest.fixture
+    def three(self, world):
+        furnished(world, "h1", "h2", "h3")
+        world.add_network("far", "10.8.0.0/24")
+        for name in ("app", "web"):
+            create_group(world.context, NewGroup(name))
+        rule = NewRule(protocol="tcp", ports=(80, 90), remote_group="web")
+        create_rule(world.context, "app", rule)
+        world.booted("app", host="h1", security_groups=("app",))
+        return world
+
+    def members(self, world, host="h1"):
+        names = {row["id"]: row["name"] for row in world.rows("SELECT * FROM security_groups")}
+        nets = {row["id"]: row["name"] for row in world.rows("SELECT * FROM networks")}
+        return {
+            (names[each.group_id], nets[each.network_id]): each.addresses
+            for each in spec_of(world, host).members
+        }
+
+    def test_only_groups_of_ports_on_the_host_with_their_rules(self, three):
+        three.booted("web", host="h2", security_groups=("web",))
+        spec = spec_of(three, "h1")
+        ids = {row["name"]: row["id"] for row in three.rows("SELECT * FROM security_groups")}
+        assert [group.id for group in spec.security_groups] == [ids["app"]]
+        assert spec.ports[0].security_groups == (ids["app"],)
+        rules = spec.security_groups[0].rules
+        assert sorted((rule.direction, rule.ethertype, rule.protocol) for rule in rules) == [
+            ("egress", "IPv4", None),
+            ("egress", "IPv6", None),
+            ("ingress", "IPv4", 6),
+        ]
+        mine = next(rule for rule in rules if rule.protocol == 6)
+        assert (mine.port_min, mine.port_max, mine.remote_group_id) == (80, 90, ids["web"])
+        assert [group.id for group in spec_of(three, "h2").security_groups] == [ids["web"]]
+        assert spec_of(three, "h2").members == ()
+
+    def test_members_are_those_of_the_same_network(self, three):
+        assert self.members(three) == {}
+        three.booted("near", host="h2", security_groups=("web",))
+        three.booted("far", host="h3", net=["far"], security_groups=("web",))
+        assert self.members(three) == {("web", "net"): (three.server("near").addresses[0].address,)}
+
+    def test_and_those_behind_routers(self, three):
+        three.booted("far", host="h3", net=["far"], security_groups=("web",))
+        assert self.members(three) == {}
+        three.add_network("between", "10.7.0.0/24")
+        join_networks(three, "net", "between")
+        join_networks(three, "between", "far")
+        assert self.members(three) == {("web", "net"): (three.server("far").addresses[0].address,)}
+
+    def test_pairs_of_members_and_members_without_addresses(self, three):
+        pairs = (AddressPair("10.66.0.0/16"),)
+        made = NewPort("net", security_groups=("web",), allowed_pairs=pairs)
+        address = create_port(three.context, made).value.addresses[0].address
+        assert self.members(three) == {("web", "net"): (address, "10.66.0.0/16")}
+        create_port(three.context, NewPort("net", name="bare", security_groups=("web",)))
+        change = PortChange(fixed_ips=(), allowed_pairs=(AddressPair("10.67.0.1"),))
+        set_port(three.context, "bare", change)
+        addresses = self.members(three)["web", "net"]
+        assert sorted(addresses) == sorted((address, "10.66.0.0/16", "10.67.0.1"))
+
+    def test_a_port_without_security_has_no_groups(self, three):
+        set_network(three.context, "far", NetworkChange(port_security=False))
+        three.booted("open", host="h2", net=["far"])
+        spec = spec_of(three, "h2")
+        assert (spec.ports[0].port_security, spec.ports[0].security_groups) == (False, ())
+        assert (spec.security_groups, spec.members) == ((), ())
+
+    def test_pairs_options_and_limits_reach_the_host(self, three):
+        with write(three.cloud) as writer:
+            writer.run(
+                "UPDATE ports SET egress_kbps = 5, ingress_burst_kb = 6, allowed_pairs_json = ?,"
+                " dhcp_options_json = ? WHERE device_owner LIKE 'compute:%'",
+                '[{"cidr": "10.66.0.1", "mac": null}]',
+                '[{"ip_version": 4, "number": 42, "value": "192.0.2.1"}]',
+            )
+        port = spec_of(three, "h1").ports[0]
+        assert (port.limit.egress_kbps, port.limit.ingress_burst_kb) == (5, 6)
+        assert port.allowed_pairs == (AddressPair("10.66.0.1"),)
+        assert [(each.number, each.value) for each in port.dhcp_options] == [(42, "192.0.2.1")]
+
+    def test_a_member_behind_a_router_is_told_of(self, three):
+        """A new member concerns hosts of networks that routers join to its own, and no others."""
+        three.booted("far", host="h3", net=["far"], security_groups=("web",))
+        three.fleet.opened.clear()
+        three.booted("first", host="h3", net=["far"], security_groups=("web",))
+        assert set(three.fleet.opened) == {"h3"}
+        join_networks(three, "net", "far")
+        three.fleet.opened.clear()
+        three.booted("second", host="h3", net=["far"], security_groups=("web",))
+        assert set(three.fleet.opened) == {"h1", "h3"}
+        three.fleet.opened.clear()
+        service.delete_servers(three.context, ["second"]).check()
+        assert set(three.fleet.opened) == {"h1", "h3"}
+
+    def test_a_group_that_nobody_admits_is_nobodys_business(self, three):
+        join_networks(three, "net", "far")
+        three.fleet.opened.clear()
+        three.booted("far", host="h3", net=["far"], security_groups=("app",))
+        assert set(three.fleet.opened) == {"h3"}
 
 
 class TestAffected:

@@ -1,0 +1,190 @@
+"""NICs of guests that run: plugged in while they run, released when the guest is asked.
+
+A domain's definition has the NICs of its next start and is the kind ``domain``'s; here is what a
+running guest has. It gets those that it lacks, and is asked to release the others before their
+taps go. A guest that does not release one is cut off (the tap leaves the switch) and asked again
+by each convergence, but not waited for any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from agent import killpoint
+from agent.faults import StepFailed
+from agent.resources import switch
+from agent.resources.base import Facts, Host, Step
+from agent.resources.domain_inputs import Platform, nics_of
+from agent.resources.domain_xml import NicInput, describe, nic_aliases, nic_xml
+from agent.spec import HostSpec, Server
+from agent.system import libvirt_conn
+from agent.system.libvirt_conn import DomainView, LibvirtError
+
+RUNNING = "running"
+"""Under this name ``Host.seen`` keeps the domains that run, until one of them is changed."""
+
+PATIENCE_S = 20.0
+"""What a guest has to release a NIC (Nova's time for one attempt)."""
+
+AGAIN_S = 1.0
+"""The same when it was waited for before."""
+
+ASK_AGAIN_S = 5.0
+"""A guest that is still booting misses the question."""
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A server that runs, with the NICs that it shall have and those that it has."""
+
+    server: Server
+    state: str
+    wanted: tuple[NicInput, ...]
+    found: tuple[NicInput, ...]
+
+
+class Nics:
+    """The kind ``nic``; ids are those of the ports."""
+
+    name = "nic"
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """NICs that a guest has and should not have."""
+        for guest in _guests(host, spec):
+            wanted = set(map(_key, guest.wanted))
+            for nic in guest.found:
+                if _key(nic) not in wanted and nic.tap.startswith("tap"):
+                    yield self._release(host, guest, nic)
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """NICs that a guest should have."""
+        platform = Platform(host, spec.settings)
+        for guest in _guests(host, spec):
+            found = set(map(_key, guest.found))
+            for port_id, nic in zip(guest.server.ports, guest.wanted):
+                step = Step(self.name, port_id, "unchanged", guest.server.version)
+                yield step if _key(nic) in found else self._plug(host, step, guest, nic, platform)
+
+    def _release(self, host: Host, guest: Guest, nic: NicInput) -> Step:
+        asked = nic.tap not in switch.look(host).ports
+        work = partial(_release, host, guest, nic, AGAIN_S if asked else PATIENCE_S)
+        why = f"{guest.server.guest.name} shall not have {nic.mac}"
+        id_ = _port_id(host, nic.tap)
+        return Step(
+            self.name, id_, "removed", guest.server.version, why=why, apply=work, parallel=True
+        )
+
+    def _plug(
+        self, host: Host, step: Step, guest: Guest, nic: NicInput, platform: Platform
+    ) -> Step:
+        for kind, key in (("port", step.id), ("domain", guest.server.id)):
+            if (kind, key) in host.failed:
+                return switch.failed(
+                    self.name, step.id, step.version, f"not tried: {kind} {key} failed"
+                )
+        device = nic_xml(nic, guest.server.nic_model, platform.offload)
+        work = partial(_plug, host, guest, nic, device)
+        why = f"{guest.server.guest.name} runs without {nic.mac}"
+        return Step(self.name, step.id, "made", step.version, why=why, apply=work)
+
+
+KIND = Nics()
+
+
+def _guests(host: Host, spec: HostSpec) -> Iterator[Guest]:
+    """The servers that run here. What cannot be said of a domain is said by its own kind."""
+    try:
+        running = _running(host, spec)
+    except LibvirtError:
+        host.failed.add((KIND.name, spec.host_id))
+        return
+    for server in spec.servers:
+        view = running.get(server.id)
+        if view is None or server.moving or server.held:
+            continue
+        described = describe(view.xml)
+        if described.mark is None or described.mark.cloud_id != spec.cloud_id:
+            continue
+        try:
+            wanted = nics_of(spec, server)
+        except StepFailed:
+            continue
+        yield Guest(server, view.state, wanted, described.nics)
+
+
+def _running(host: Host, spec: HostSpec) -> dict[str, DomainView]:
+    found: dict[str, DomainView] = host.seen.get(RUNNING) or {}
+    if RUNNING not in host.seen and spec.servers:
+        found = libvirt_conn.running({server.id for server in spec.servers})
+        host.seen[RUNNING] = found
+    return found
+
+
+def _key(nic: NicInput) -> tuple[str, str]:
+    return nic.mac, nic.tap
+
+
+def _port_id(host: Host, tap: str) -> str:
+    """The port that a tap is, or was, for."""
+    port = switch.look(host).ports.get(tap)
+    if port is not None:
+        return port.interfaces[0].external_ids.get("iface-id", tap)
+    link = switch.devices(host).get(tap)
+    return link.alias.rpartition(":")[2] if link is not None and link.alias else tap
+
+
+def _plug(host: Host, guest: Guest, nic: NicInput, device: str) -> Facts:
+    host.seen.pop(RUNNING, None)
+    try:
+        libvirt_conn.plug(guest.server.id, device)
+    except LibvirtError as error:
+        words = f"the NIC {nic.mac} could not be plugged into the running guest"
+        raise StepFailed(f"{words}, which gets it at its next start: {error}") from None
+    killpoint.reached(f"nic {nic.mac} plugged")
+    return {"device": nic.tap}
+
+
+def _release(host: Host, guest: Guest, nic: NicInput, patience_s: float) -> Facts:
+    """Ask the guest until it has let go; StepFailed when it does not in time."""
+    host.seen.pop(RUNNING, None)
+    deadline = time.monotonic() + patience_s
+    ask_at = 0.0
+    refusal = ""
+    while alias := _alias(guest, nic):
+        now = time.monotonic()
+        if now >= deadline:
+            raise StepFailed(_unreleased(guest, nic, patience_s), detail=refusal)
+        if now >= ask_at:
+            ask_at = now + ASK_AGAIN_S
+            refusal = _ask(guest, alias)
+        time.sleep(POLL_S)
+    killpoint.reached(f"nic {nic.mac} released")
+    return {"device": nic.tap}
+
+
+def _alias(guest: Guest, nic: NicInput) -> str:
+    """What qemu calls a NIC as long as the guest has it."""
+    view = libvirt_conn.running({guest.server.id}).get(guest.server.id)
+    return "" if view is None else nic_aliases(view.xml).get(nic.mac, "")
+
+
+def _ask(guest: Guest, alias: str) -> str:
+    """Have qemu ask the guest; what libvirt says against it (it may be asked already)."""
+    try:
+        libvirt_conn.unplug(guest.server.id, alias)
+    except LibvirtError as error:
+        return str(error)
+    return ""
+
+
+def _unreleased(guest: Guest, nic: NicInput, patience_s: float) -> str:
+    state = " (it is paused)" if guest.state == "PAUSED" else ""
+    return (
+        f"the guest did not release the NIC {nic.mac} within {patience_s:g} s{state}. Its traffic "
+        "is cut off; it is asked again by each convergence, and loses it at its next start"
+    )
