@@ -25,6 +25,7 @@ _SYSCTLS = {
     "net/ipv4/conf/all/arp_ignore": "1",
     "net/ipv4/conf/all/arp_announce": "2",
     "net/ipv4/conf/all/rp_filter": "2",  # loose: static routes may lead back another way
+    "net/ipv4/conf/all/accept_redirects": "0",  # a guest must not bend its ways
     "net/ipv4/conf/all/promote_secondaries": "1",
     "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
     "net/ipv6/conf/default/accept_dad": "0",  # the controller gives every address once
@@ -83,7 +84,7 @@ class Plan:
     device_sysctls: dict[str, str]
     rules: dict[int, Tables]
     prefixes: tuple[Prefix, ...]
-    floating: tuple[tuple[str, str], ...]
+    floating: frozenset[tuple[str, str]]
     gateway_addresses: tuple[str, ...]
     refused: tuple[str, ...]
 
@@ -108,7 +109,7 @@ def compile_plan(known: Topology, router: Router, unusable: Sequence[str] = ()) 
             6: router_rules.ipv6(router.admin_up),
         },
         prefixes=tuple(prefix for end in ends for prefix in _prefixes(known, end, refused)),
-        floating=tuple((each.address, each.fixed_address) for each in floating),
+        floating=frozenset((each.address, each.fixed_address) for each in floating),
         gateway_addresses=tuple(
             f.address for end in ends if end.gateway for f in end.port.addresses
         ),

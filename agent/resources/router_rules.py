@@ -8,6 +8,7 @@ its neighbour's and its own. IPv6 is routed as it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Optional
@@ -136,12 +137,10 @@ def _chain_difference(want: Optional[Chain], have: Optional[Chain]) -> str:
         return "does not belong there" if want is None else "is missing"
     if want.policy != have.policy:
         return f"has the policy {have.policy}, should have {want.policy}"
-    for rule in want.rules:
-        if rule not in have.rules:
-            return f"lacks {' '.join(rule)!r}"
-    for rule in have.rules:
-        if rule not in want.rules:
-            return f"has {' '.join(rule)!r} too many"
+    for rule in Counter(want.rules) - Counter(have.rules):
+        return f"lacks {' '.join(rule)!r}"
+    for rule in Counter(have.rules) - Counter(want.rules):
+        return f"has {' '.join(rule)!r} too many"
     return "has its rules in another order"
 
 

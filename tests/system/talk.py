@@ -55,16 +55,19 @@ def stream(address: str, port: str, file: str) -> None:
 
 
 def adverts(device: str) -> None:
-    everybody, all_routers = 0x85, "ff02::2"
+    solicitation, all_routers = 0x85, "ff02::2"
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-        sock.settimeout(5)
-        sock.sendto(struct.pack("!BBHI", everybody, 0, 0, 0), (all_routers, 0))
-        while True:
-            data, source = sock.recvfrom(2000)
-            if data[0] == 134:
-                break
+        sock.settimeout(1)
+        data, source = b"", ("",)
+        deadline = time.monotonic() + 10
+        while data[:1] != b"\x86":
+            assert time.monotonic() < deadline, "no advertisement"
+            # The guest's own address may not be ready yet.
+            with contextlib.suppress(OSError):
+                sock.sendto(struct.pack("!BBHI", solicitation, 0, 0, 0), (all_routers, 0))
+                data, source = sock.recvfrom(2000)
     sys.stdout.write(f"from {source[0].partition('%')[0]}\n")
     sys.stdout.write(f"managed {data[5] >> 7} other {data[5] >> 6 & 1}\n")
     sys.stdout.write(f"lifetime {int.from_bytes(data[6:8], 'big')}\n")

@@ -564,6 +564,46 @@ def kills(host: NetHost, before: HostSpec, after: HostSpec, stride: int) -> Iter
         number += stride
 
 
+def die_before(host: NetHost, before: HostSpec, after: HostSpec, effect: str) -> None:
+    """Be killed on the way from one spec to the other, before this effect."""
+    for number in range(1, 100):
+        host.converge(before)
+        answer = host.ask("converge", spec=to_plain(after), kill_at=number)
+        if answer.get("killed") == effect:
+            return
+    raise AssertionError(f"{effect} is not on the way")
+
+
+def test_an_announcement_that_a_death_prevented_is_made_up_for(site: Site) -> None:
+    more = spec_of(1, floating_ips=(routers.floating(24, "192.168.1.4"),))
+    die_before(site.one, spec_of(1), more, "announce")
+    wrong = ["lladdr", "02:00:00:00:00:99", "dev", "out0", "nud", "reachable"]
+    site.outside.ok("ip", "neigh", "replace", "203.0.113.24", *wrong)
+    assert "not finished" in steps(site.one, more)[0]["why"]
+    told = ("ip", "neigh", "show", "203.0.113.24")
+    eventually(lambda: routers.gateway().mac in site.outside.ok(*told))
+    assert steps(site.one, more) == []
+    site.one.converge(spec_of(1))
+
+
+def test_flows_that_a_death_left_are_cut_by_the_next_convergence(
+    site: Site, tmp_path: Path
+) -> None:
+    moved = spec_of(1, floating_ips=(routers.floating(25, "192.168.1.6"),))
+    for number in range(1, 100):
+        site.one.converge(spec_of(1))
+        with site.outside.stream("203.0.113.25", tmp_path) as stream:
+            assert stream.flows()
+            killed = site.one.ask("converge", spec=to_plain(moved), kill_at=number)["killed"]
+            if killed == "forget":
+                assert stream.flows(), "cut before it was to be cut"
+            site.one.converge(moved)
+            assert not stream.flows(1)
+        if killed == "forget":
+            break
+    site.one.converge(spec_of(1))
+
+
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_death_between_any_two_effects_is_repaired(lone: NetHost, stride: int) -> None:
     bare, full = without_router(lone_spec()), lone_spec()
