@@ -26,7 +26,7 @@ INTERFACE, SECOND = interface_name(routers.INTERFACE), interface_name(routers.SE
 GATEWAY = gateway_name(routers.GATEWAY)
 WORLD = "198.51.100.1"
 PORT = "7007"
-THIRD = net.private_port(6, "node-3")
+THIRD = routers.private_port(6, "node-3")
 
 
 class Outside:
@@ -130,18 +130,9 @@ def site() -> Iterator[Site]:
             host.converge(spec_of(host.number))
         guests = {}
         for host in (one, two):
-            forward(host)
             for port in spec_of(host.number).ports:
                 guests[port.hostname] = guest_of(host, port)
         yield Site(one, two, outside, guests)
-
-
-def forward(host: NetHost) -> None:
-    flow = "cookie=0x5,table=0,priority=65534,actions=NORMAL"
-    host.ok("ovs-ofctl", "add-flow", "br-int", flow)
-    if host.number == 1:
-        come = "cookie=0x5,table=0,priority=65535,in_port=int-br-ex,actions=mod_vlan_vid:5,NORMAL"
-        host.ok("ovs-ofctl", "add-flow", "br-int", come)
 
 
 def guest_of(host: NetHost, port: Port) -> Guest:
@@ -434,7 +425,6 @@ def test_healing_does_not_touch_what_was_right(site: Site, tmp_path: Path) -> No
 def test_a_killed_switch_is_given_everything_back(site: Site) -> None:
     site.one.ask("restart-vswitchd")
     steps(site.one, spec_of(1))
-    forward(site.one)
     assert steps(site.one, spec_of(1)) == []
     eventually(lambda: site.guests["node-1"].pings("192.168.2.5", "-M", "do", "-s", "1422"))
     assert whoami(site.guests["node-1"], WORLD) == "203.0.113.10"
