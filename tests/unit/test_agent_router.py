@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.resources import router_apply, router_plan, router_rules, texts, topology
+from agent.resources import registry, router_apply, router_plan, router_rules, texts, topology
 from agent.resources.router_adverts import compile_conf
 from agent.resources.router_plan import Plan, compile_plan
 from agent.resources.router_rules import Chain, Tables
@@ -316,3 +316,9 @@ def test_an_unsolicited_advertisement_has_a_true_checksum() -> None:
     total = sum(int.from_bytes(words[n : n + 2], "big") for n in range(0, len(words), 2))
     assert total % 0xFFFF == 0
     assert body[4] & 0xA0 == 0xA0 and body[8:24].hex() == "fd01" + "0" * 27 + "1"
+
+
+def test_a_rebooted_host_gets_its_routers_back_and_a_purged_one_loses_them() -> None:
+    names = [kind.name for kind in registry.NETWORK_KINDS]
+    assert names.index("router") > max(names.index("flows"), names.index("dhcp"))
+    assert registry.KINDS[: len(names)] == registry.NETWORK_KINDS
