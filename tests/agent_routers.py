@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from agent.spec import (
     BridgeMapping,
+    Dhcp,
     FixedAddress,
     FloatingIp,
     HostRoute,
@@ -19,6 +20,7 @@ from agent.spec import (
     RemotePort,
     Router,
     RouterPort,
+    SecurityGroup,
     Subnet,
 )
 from tests import agent_networks as net
@@ -41,7 +43,7 @@ def private(host: int, **changes: object) -> Network:
         number=11,
         cidr="fd01::/64",
         gateway="fd01::1",
-        dhcp=None,
+        dhcp=Dhcp(net.uid("dhcp", 11), "fd01::3", net.mac(0x33)),
         ipv6_mode="slaac",
     )
     plain = replace(found.subnets[0], host_routes=())
@@ -127,10 +129,24 @@ def router(**changes: object) -> Router:
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
+def open_group() -> SecurityGroup:
+    """A group that lets everything in and out."""
+    kinds = [(way, version) for way in ("egress", "ingress") for version in ("IPv4", "IPv6")]
+    rules = tuple(net.rule(number, *kind) for number, kind in enumerate(kinds, 1))
+    return SecurityGroup(net.DEFAULT, 1, rules)
+
+
+def private_port(number: int, hostname: str) -> Port:
+    """192.168.1.``number``, and the address that it makes for itself from its MAC."""
+    port = net.private_port(number, hostname)
+    own = FixedAddress(INSIDE_V6, f"fd01::f816:3eff:fe00:{number:x}")
+    return replace(port, addresses=(*port.addresses, own))
+
+
 def guest_ports(host: int) -> tuple[Port, ...]:
     """192.168.1.4 on host 1, 192.168.2.5 on host 2."""
     if host == 1:
-        return (net.private_port(4, "node-1"),)
+        return (private_port(4, "node-1"),)
     address = FixedAddress(SECOND_SUBNET, "192.168.2.5")
     return (replace(net.private_port(5, "node-2"), network_id=SECOND, addresses=(address,)),)
 
@@ -161,6 +177,8 @@ def host_spec(host: int) -> HostSpec:
         networks=tuple(networks),
         ports=guest_ports(host),
         routers=(router(),) if host == 1 else (),
+        security_groups=(open_group(),),
+        members=(),
     )
 
 

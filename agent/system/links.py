@@ -93,6 +93,11 @@ def look_all() -> dict[str, Link]:
     return {link.name: link for link in found if link is not None}
 
 
+def names() -> set[str]:
+    """The devices of the namespace that this thread is in (sysfs shows another's there)."""
+    return {name for _, name in socket.if_nameindex()}
+
+
 def exists(name: str) -> bool:
     """Whether the namespace of this thread has the device."""
     try:

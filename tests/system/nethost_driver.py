@@ -20,13 +20,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from agent.resources import bridge, dhcp, flows, port, tunnel, zones
+from agent.resources import bridge, dhcp, flows, port, router, tunnel, zones
 from agent.resources.base import Host
 from agent.spec import HostSpec, from_plain
-from agent.system import dnsmasq, files, iptables, links, netns, ovs, public_files
+from agent.system import (
+    announce,
+    conntrack,
+    dnsmasq,
+    files,
+    iptables,
+    links,
+    netns,
+    ovs,
+    public_files,
+    routing,
+    sysctl,
+)
 from agent.system.run import CommandFailed
 
-KINDS = (bridge.KIND, tunnel.KIND, zones.KIND, port.KIND, flows.KIND, dhcp.KIND)
+KINDS = (bridge.KIND, tunnel.KIND, zones.KIND, port.KIND, flows.KIND, dhcp.KIND, router.KIND)
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 EFFECTS = {
     links: (
@@ -50,7 +62,11 @@ EFFECTS = {
     ),
     files: ("write_atomic",),
     netns: ("make", "delete"),
-    iptables: ("restore",),
+    iptables: ("restore", "replace"),
+    routing: ("change",),
+    sysctl: ("write",),
+    conntrack: ("forget",),
+    announce: ("announce",),
     dnsmasq: ("start", "stop", "reload", "release"),
     public_files: ("write", "make_public", "remove_tree"),
 }
