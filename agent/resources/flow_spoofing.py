@@ -19,6 +19,7 @@ from agent.resources.flow_plan import (
     MAC_SPOOF,
     MLD2_REPORT,
     MLD_DONE,
+    MLD_QUERY,
     MLD_REPORT,
     OWN_SOURCE,
     REDIRECT,
@@ -40,6 +41,7 @@ FORBIDDEN = (
     f"udp6,{DHCP6_REPLY}",
     f"icmp6,icmp_type={ROUTER_ADVERTISEMENT}",
     f"icmp6,icmp_type={REDIRECT}",
+    f"icmp6,icmp_type={MLD_QUERY}",
     f"ip,nw_dst={METADATA_V4}",
     f"ipv6,ipv6_dst={METADATA_V6}",
 )
@@ -55,6 +57,7 @@ def checks() -> Iterator[Flow]:
     for match in FORBIDDEN:
         yield Flow(MAC_SPOOF, 20, match, "drop")
     yield Flow(MAC_SPOOF, 0, "", "drop")
+    yield Flow(OWN_SOURCE, 40, f"icmp6,ipv6_src=::,icmp_type={ADVERTISEMENT}", "drop")
     yield Flow(OWN_SOURCE, 25, f"icmp6,icmp_type={ADVERTISEMENT}", "drop")
     for kind in _TALK:
         yield Flow(OWN_SOURCE, 20, f"icmp6,icmp_type={kind}", _PASS)

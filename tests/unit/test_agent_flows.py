@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from agent.resources.flow_text import Flow, Found, difference, parse_dump
 from agent.resources.topology import Topology
 from agent.spec import BridgeMapping, FixedAddress, HostSpec, Network, RemotePort
 from tests import agent_networks as net
+from tests.dummy_switch import DummySwitch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "flows"
 COOKIE = flow_tables.cookie_of(net.CLOUD)
@@ -232,76 +232,9 @@ def thousand_ports(network: Network) -> HostSpec:
 # --- packets, in a switch of dummy devices ------------------------------------------------------
 
 
-class DummySwitch:
-    """ovs-vswitchd over dummy devices: needs no rights, and traces packets through real tables."""
-
-    def __init__(self, folder: Path) -> None:
-        self.env = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "OVS_RUNDIR": str(folder),
-            "OVS_LOGDIR": str(folder),
-            "OVS_DBDIR": str(folder),
-        }
-        self.folder = folder
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        database, socket = self.folder / "conf.db", self.folder / "db.sock"
-        self.run("ovsdb-tool", "create", str(database), "/usr/share/openvswitch/vswitch.ovsschema")
-        self.spawn("ovsdb-server", str(database), f"--remote=punix:{socket}")
-        while not socket.exists():
-            time.sleep(0.01)
-        self.run("ovs-vsctl", "--no-wait", "init")
-        self.spawn("ovs-vswitchd", f"unix:{socket}", "--enable-dummy=override", "--disable-system")
-        self.run("ovs-vsctl", "--timeout=10", "show")
-
-    def spawn(self, *argv: str) -> None:
-        words = [*argv, "-vconsole:off", "--pidfile"]
-        self.processes.append(subprocess.Popen(words, env=self.env))
-
-    def run(self, *argv: str, text: str = "") -> str:
-        done = subprocess.run(
-            argv, env=self.env, input=text, capture_output=True, text=True, timeout=30, check=False
-        )
-        assert done.returncode == 0, f"{argv}: {done.stderr}"
-        return done.stdout
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.terminate()
-            process.wait(10)
-
-    def build(
-        self, tables: dict[str, list[Flow]], ports: dict[str, dict[str, tuple[int, str]]]
-    ) -> None:
-        for bridge, members in ports.items():
-            argv = ["ovs-vsctl", "--timeout=10", "add-br", bridge, "--", "set", "bridge", bridge]
-            argv += ["fail_mode=secure", "datapath_type=dummy"]
-            for name, (ofport, options) in members.items():
-                argv += ["--", "add-port", bridge, name]
-                argv += ["--", "set", "Interface", name, f"ofport_request={ofport}"]
-                argv += options.split() if "peer" in options else ["type=dummy"]
-                argv += ["--", "set", "Port", name, options] if "tag" in options else []
-            self.run(*argv)
-            lines = "\n".join(f"add {flow.text(COOKIE)}" for flow in tables[bridge])
-            self.run(
-                "ovs-ofctl", "-O", "OpenFlow13", "--bundle", "add-flows", bridge, "-", text=lines
-            )
-
-    def trace(self, bridge: str, packet: str, *states: str) -> str:
-        """What leaves: ``drop``, or datapath actions with port names.
-
-        ``states`` are what connection tracking says of the packet, each time that it is asked;
-        "trk,new" without them.
-        """
-        after = [f"--ct-next={state}" for state in states]
-        out = self.run("ovs-appctl", "ofproto/trace", "--names", *after, bridge, packet)
-        return ",".join(re.findall(r"^Datapath actions: (.*)$", out, re.MULTILINE))
-
-
 @pytest.fixture(scope="module")
 def dummy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DummySwitch]:
-    switch = DummySwitch(tmp_path_factory.mktemp("ovs"))
+    switch = DummySwitch(COOKIE, tmp_path_factory.mktemp("ovs"))
     switch.start()
     try:
         switch.build(compiled(net.host_spec(1)), {
