@@ -80,10 +80,13 @@ def prepare_one(
             )
             return value
 
-        table = f"{noun}s".replace(" ", "_")
-        value = operation.transact(noted, lambda value: {"table": table, "id": value.id})
+        value = operation.transact(noted, lambda value: {"table": _table(noun), "id": value.id})
         operation.converge()
         return operation.finish(value)
+
+
+def _table(noun: str) -> str:
+    return f"{noun.replace(' ', '_')}s"
 
 
 def _repeated(context: Context, operation: Row, load: Callable[[Reader, Row], N]) -> N:
