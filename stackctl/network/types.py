@@ -343,12 +343,27 @@ def floating_ip_from(reader: Reader, row: Row) -> FloatingIp:
     return FloatingIp(**values)
 
 
+def is_router_port(port: Row) -> bool:
+    """Whether a port is an interface or the gateway of a router."""
+    return port["device_owner"] in (INTERFACE_OWNER, GATEWAY_OWNER)
+
+
 def port_label(reader: Reader, port: Row) -> str:
     """What people call a port: its own name, its server's or router's, or its id."""
-    if port["device_owner"] in (INTERFACE_OWNER, GATEWAY_OWNER):
+    if is_router_port(port):
         router = reader.value("SELECT name FROM routers WHERE id = ?", port["device_id"])
         return f"router {router}"
     return str(port["name"] or port["hostname"] or port["id"])
+
+
+def floating_labels(reader: Reader, column: str, id_: str) -> list[str]:
+    """What people call the floating IPs of a network (``network_id``) or subnet (``subnet_id``)."""
+    rows = reader.column(
+        f"SELECT address FROM floating_ips WHERE {column} = ? AND deleted_at IS NULL"
+        " ORDER BY rowid",
+        id_,
+    )
+    return [f"floating IP {address}" for address in rows]
 
 
 def _columns(cls: Any, row: Row, *flags: str) -> dict[str, Any]:
