@@ -29,7 +29,7 @@ from stackctl.network.types import (
     port_label,
 )
 from stackctl.operation.outcome import Done
-from stackctl.operation.resource import change_one
+from stackctl.operation.resource import as_it_became, change_one
 from stackctl.state import Reader, Row, Writer, new_id, now, read
 
 DESCRIPTION_MAX = 255
@@ -88,7 +88,8 @@ def create_floating_ip(context: Context, wanted: NewFloatingIp) -> Done[Floating
         return floating_ip_from(writer, writer.get("floating_ips", row["id"]))
 
     word = wanted.address or wanted.network
-    return change_one(context, "create", NOUN, word, asdict(wanted), work, floating_ip_from)
+    done = change_one(context, "create", NOUN, word, asdict(wanted), work, floating_ip_from)
+    return as_it_became(context, done, NOUN, floating_ip_from)
 
 
 def list_floating_ips(
@@ -148,7 +149,8 @@ def associate(context: Context, word: str, target: Target) -> Done[FloatingIp]:
         _associate(context, writer, row, target)
         return floating_ip_from(writer, writer.get("floating_ips", row["id"]))
 
-    return change_one(context, "associate", NOUN, word, asdict(target), work, floating_ip_from)
+    done = change_one(context, "associate", NOUN, word, asdict(target), work, floating_ip_from)
+    return as_it_became(context, done, NOUN, floating_ip_from)
 
 
 def disassociate(context: Context, word: str, *, server: str | None = None) -> Done[FloatingIp]:

@@ -14,6 +14,7 @@ from stackctl.network.types import Router, router_from, router_ports
 from stackctl.operation import Done, Operation, begin
 from stackctl.operation.events import note
 from stackctl.operation.exchange import Exchange
+from stackctl.operation.resource import as_it_became
 from stackctl.operation.router_moves import bring_up
 from stackctl.state import Reader, Row, Writer, find, read
 
@@ -45,7 +46,7 @@ def move_router(context: Context, word: str, host_word: str | None = None) -> Do
             raise error
         value = operation.transact(lambda writer: _bring_up(context, writer, operation, before))
         operation.converge()
-        return operation.finish(value)
+        return as_it_became(context, operation.finish(value), "router", router_from)
 
 
 def _movable(reader: Reader, context: Context, word: str) -> Row:

@@ -18,7 +18,7 @@ from stackctl.network.ports import FixedIp
 from stackctl.network.router_rules import checked_routes
 from stackctl.network.types import INTERFACE_OWNER, Router, router_from
 from stackctl.operation.outcome import Done
-from stackctl.operation.resource import change_one
+from stackctl.operation.resource import as_it_became, change_one
 from stackctl.state import Reader, Row, Writer, find, new_id, now, read
 
 _LIVE_NAME = "(project_id, name) WHERE deleted_at IS NULL"
@@ -74,7 +74,8 @@ def create_router(context: Context, wanted: NewRouter) -> Done[Router]:
             router_ports.set_gateway(context, writer, router, network, wanted.fixed_ips)
         return _settled(writer, router)
 
-    return change_one(context, "create", "router", name, asdict(wanted), work, router_from)
+    done = change_one(context, "create", "router", name, asdict(wanted), work, router_from)
+    return as_it_became(context, done, "router", router_from)
 
 
 def list_routers(context: Context) -> list[Router]:
@@ -228,7 +229,8 @@ def _change(
         work(writer, router)
         return _settled(writer, router)
 
-    return change_one(context, action, "router", word, arguments, whole, router_from)
+    done = change_one(context, action, "router", word, arguments, whole, router_from)
+    return as_it_became(context, done, "router", router_from)
 
 
 def _settled(writer: Writer, router: Row) -> Router:

@@ -85,6 +85,16 @@ def prepare_one(
         return operation.finish(value)
 
 
+def as_it_became(
+    context: Context, done: Done[N], noun: str, load: Callable[[Reader, Row], N]
+) -> Done[N]:
+    """The same end with the value as hosts have reported it since the transaction."""
+    if context.dry_run:
+        return done
+    with read(context.cloud) as reader:
+        return done.with_value(load(reader, reader.get(_table(noun), done.value.id)))
+
+
 def _table(noun: str) -> str:
     return f"{noun.replace(' ', '_')}s"
 

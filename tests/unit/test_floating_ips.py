@@ -86,6 +86,7 @@ class TestTaking:
     def test_tied_at_once(self, town):
         made = take(town, target=Target(server="a"))
         assert (made.fixed_address, made.router_name) == ("192.168.1.2", "r")
+        assert made.status == "ACTIVE"
         assert on_host(town) == {"203.0.113.3": "192.168.1.2"}
         assert addresses(town)["203.0.113.3"] == ("a", "192.168.1.2", "ACTIVE")
 

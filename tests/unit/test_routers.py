@@ -107,8 +107,9 @@ class TestCreate:
         assert town.fleet.opened == {}
 
     def test_with_a_gateway_it_is_on_a_host(self, town):
-        create(town, gateway="public", snat=False, admin_up=False)
-        router = shown(town)
+        router = create(town, gateway="public", snat=False, admin_up=False)
+        assert shown(town) == router
+        assert create(town, "up", gateway="public").status == "ACTIVE"
         assert (router.host, router.snat, router.admin_up) == ("h1", False, False)
         assert [each.address for each in router.gateway.addresses] == ["203.0.113.2"]
         assert router.gateway.cidrs == ("203.0.113.0/24",)
