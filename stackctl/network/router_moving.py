@@ -42,7 +42,7 @@ def move_router(context: Context, word: str, host_word: str | None = None) -> Do
             return operation.finish(value)
         error = _not_let_go(exchanges, before)
         if error is not None:
-            _put_back(operation, before)
+            _put_back(operation, before, exchanges)
             raise error
         value = operation.transact(lambda writer: _bring_up(context, writer, operation, before))
         operation.converge()
@@ -101,8 +101,14 @@ def _not_let_go(exchanges: list[Exchange], router: Row) -> StackctlError | None:
     return None
 
 
-def _put_back(operation: Operation, before: Row) -> None:
-    """Undo the first phase: what it took off is on its old host as it was."""
+def _put_back(operation: Operation, before: Row, exchanges: list[Exchange]) -> None:
+    """Undo the first phase: what it took off is on its old host as it was.
+
+    Who was not reached knows of nothing, and is not asked again.
+    """
+    for exchange in exchanges:
+        if exchange.error is not None and not exchange.sent:
+            operation.leave_out(exchange.host_id)
 
     def work(writer: Writer) -> None:
         ports = router_ports(writer, before["id"])

@@ -571,8 +571,10 @@ class TestMove:
         router = routed(town)
         before = town.rows("SELECT * FROM bindings ORDER BY port_id")
         town.trouble("h1", unreachable=True)
+        asked = town.fleet.opened["h1"]
         with pytest.raises(HostUnreachable, match="stays on it") as refused:
             service.move_router(town.context, "r", "h2")
+        assert town.fleet.opened["h1"] == asked + 1
         assert "host-fence h1" in refused.value.hint
         assert refused.value.exit_status == 20
         assert shown(town).host == "h1"
