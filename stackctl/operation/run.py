@@ -106,7 +106,7 @@ class Operation:
             self.context.watch.warn(f"{exchange.error.message} Trying other hosts.")
 
     def leave_out(self, host_id: str) -> None:
-        """Do not ask a host, which is fenced or was not reached: it learns of all when it returns."""
+        """Do not ask a host (fenced, or not reached): it learns of all when it returns."""
         self._worked_around.add(host_id)
 
     def go_back_to(self, host_id: str) -> None:
