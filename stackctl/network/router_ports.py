@@ -15,7 +15,7 @@ from agent.spec import HostRoute
 from stackctl.errors import Conflict
 from stackctl.identity import quota
 from stackctl.identity.context import Context
-from stackctl.network import addresses, allocation
+from stackctl.network import addresses, allocation, membership
 from stackctl.network.floating_rows import touch_router
 from stackctl.network.ports import FixedIp, resolve_fixed_ips
 from stackctl.network.router_rules import Connected, refuse_overlap, routes_through
@@ -60,9 +60,7 @@ def add_port_interface(writer: Writer, router: Row, port: Row) -> None:
         raise Conflict(f"Router port {port['name'] or port['id']} must have at least one fixed IP.")
     _refuse_overlap(writer, router, [writer.get("subnets", subnet_id) for subnet_id in held])
     # What goes through a router is not its own: it can be in no group.
-    groups = "SELECT group_id FROM port_security_groups WHERE port_id = ?"
-    writer.change.members.update(writer.column(groups, port["id"]))
-    writer.run("DELETE FROM port_security_groups WHERE port_id = ?", port["id"])
+    membership.put_in_groups(writer, port["id"], [])
     writer.update(
         "ports",
         port["id"],
