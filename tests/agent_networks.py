@@ -6,6 +6,7 @@ provider VLAN 101 as local VLAN 1 (host 2: 7) and the tunnel 0x65 as local VLAN 
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import replace
 
 from agent.spec import (
@@ -16,10 +17,13 @@ from agent.spec import (
     HostRoute,
     HostSettings,
     HostSpec,
+    Members,
     Name,
     Network,
     Port,
     RemotePort,
+    SecurityGroup,
+    SecurityRule,
     Subnet,
 )
 
@@ -45,6 +49,33 @@ def mac(number: int) -> str:
 
 
 PRIVATE, PROVIDER = uid("net", 1), uid("net", 2)
+DEFAULT = uid("grou", 1)
+"""The group of every sample port: anything out, and anything in from its members."""
+
+
+def rule(number: int, direction: str, ethertype: str = "IPv4", **more: object) -> SecurityRule:
+    """A rule; ``more`` are its other fields."""
+    return SecurityRule(uid("rule", number), direction, ethertype, **more)  # type: ignore[arg-type]
+
+
+def default_group() -> SecurityGroup:
+    """What a project's group allows before anybody has changed it."""
+    both = ("IPv4", "IPv6")
+    out = [rule(n, "egress", version) for n, version in enumerate(both, 1)]
+    inward = [
+        rule(n, "ingress", version, remote_group_id=DEFAULT) for n, version in enumerate(both, 3)
+    ]
+    return SecurityGroup(DEFAULT, 1, (*out, *inward))
+
+
+def members() -> tuple[Members, ...]:
+    """Everybody in both networks."""
+    ports = [*host_ports(1), *host_ports(2)]
+    return tuple(
+        Members(DEFAULT, network, tuple(f.address for p in ports if p.network_id == network
+                                        for f in p.addresses))
+        for network in (PRIVATE, PROVIDER)
+    )  # fmt: skip
 
 
 def private(host: int, remote: tuple[RemotePort, ...] = (), flood: tuple[str, ...] = ()) -> Network:
@@ -99,6 +130,62 @@ def provider(host: int) -> Network:
     )
 
 
+def ipv6_subnet(number: int, mode: str | None) -> Subnet:
+    """The subnet fd00:``number``::/64, with a DHCP server at ::2."""
+    return Subnet(
+        id=uid("six", number),
+        version=1,
+        number=100 + number,
+        cidr=f"fd00:{number}::/64",
+        gateway=f"fd00:{number}::1",
+        dhcp=Dhcp(uid("dhcp", 100 + number), f"fd00:{number}::2", mac(0xF0 + number)),
+        ipv6_mode=mode,
+    )
+
+
+def ipv6_spec() -> HostSpec:
+    """Host 1 with node-1 (dual stack, SLAAC) and head (DHCPv6 alone, and stateless, two NICs)."""
+    spec = host_spec(1)
+    slaac, stateful, stateless = (
+        ipv6_subnet(1, "slaac"),
+        ipv6_subnet(2, "dhcpv6-stateful"),
+        ipv6_subnet(3, "dhcpv6-stateless"),
+    )
+    outer, inner = spec.networks
+    node, head = private_port(4, "node-1"), provider_port(2, "head")
+    names = (*inner.names, Name("node-1", ipv6_of(1, node.mac)))
+    inner = replace(inner, subnets=(*inner.subnets, slaac), names=names)
+    outer = replace(outer, subnets=(stateful,), names=(Name("head", "fd00:2::44"),))
+    third = replace(
+        inner,
+        id=uid("net", 3),
+        segmentation_id=0x66,
+        local_vlan=3,
+        subnets=(stateless,),
+        names=(),
+    )
+    other = replace(
+        private_port(8, "third"),
+        network_id=third.id,
+        addresses=(FixedAddress(stateless.id, ipv6_of(3, mac(8))),),
+    )
+    both = (*node.addresses, FixedAddress(slaac.id, ipv6_of(1, node.mac)))
+    ports = (
+        replace(node, addresses=both),
+        replace(head, addresses=(FixedAddress(stateful.id, "fd00:2::44"),)),
+        other,
+    )
+    return replace(spec, networks=(outer, inner, third), ports=ports)
+
+
+def ipv6_of(number: int, own: str) -> str:
+    """The address that a guest with this MAC gives itself in fd00:``number``::/64."""
+    octets = bytes.fromhex(own.replace(":", ""))
+    tail = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    prefix = ipaddress.IPv6Address(f"fd00:{number}::")
+    return str(prefix + int.from_bytes(tail, "big"))
+
+
 def private_port(number: int, hostname: str, **changes: object) -> Port:
     """A NIC at 192.168.1.``number``."""
     address = FixedAddress(uid("subn", 1), f"192.168.1.{number}")
@@ -122,6 +209,7 @@ def _port(
         mac=mac(number),
         addresses=(address,),
         hostname=hostname,
+        security_groups=(DEFAULT,),
     )
     return replace(port, **changes)  # type: ignore[arg-type]
 
@@ -157,6 +245,8 @@ def host_spec(host: int) -> HostSpec:
         settings=settings(host),
         networks=(provider(host), private(host, remote, (there,))),
         ports=host_ports(host),
+        security_groups=(default_group(),),
+        members=members(),
     )
 
 

@@ -2,7 +2,9 @@
 
 ``data/dhcp/<subnet id>/`` holds its files; that folder is also the record that the namespace
 ``qdhcp-<subnet id>`` is ours. ``leases`` is dnsmasq's own: an address stands there when, and only
-when, its guest has got it. dnsmasq is reloaded where reloading does, and restarted only when its
+when, its guest has got it. In IPv6 it does not say to which port, so ``holders`` does: an address
+whose holder is another (or a guest on a new disk, which has a new DUID) loses its lease before
+the files name the new one. dnsmasq is reloaded where reloading does, and restarted only when its
 configuration, its device or its namespace is another.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,8 @@ from agent.system.run import CommandFailed
 from agent.wire import Fault
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+_FORWARDING6 = Path("/proc/sys/net/ipv6/conf/all/forwarding")
+_HOLDERS = "holders"
 
 
 class Dhcp:
@@ -139,22 +143,33 @@ class Server:
         device = self.wanted.device
         if links.exists(device):
             return f"{device} is outside {self.wanted.netns}"
-        found, forwards = netns.inside(self.wanted.netns, partial(_look_inside, device))
+        inside = netns.inside(self.wanted.netns, partial(_look_inside, device))
+        found = inside.device
         if found is None:
             return f"{device} is not in {self.wanted.netns}"
-        if forwards:
+        if inside.forwards:
             return f"{self.wanted.netns} forwards"
         for name, value in self._configuration().items():
             if getattr(found, name) != value:
                 return f"{name} of {device} is {getattr(found, name)}, should be {value}"
-        return ""
+        return self._ipv6_difference(inside)
+
+    def _ipv6_difference(self, inside: Inside) -> str:
+        if not self.wanted.ipv6:
+            return ""
+        if inside.addresses_v6 != (self._address(),):
+            has = ", ".join(inside.addresses_v6) or "none"
+            return f"address of {self.wanted.device} is {has}, should be {self._address()}"
+        return "" if inside.ipv6_server else f"{self.wanted.device} does not do IPv6 as a server"
+
+    def _address(self) -> str:
+        return f"{self.wanted.address}/{self.wanted.subnet.cidr.partition('/')[2]}"
 
     def _configuration(self) -> dict[str, Any]:
-        prefix = self.wanted.subnet.cidr.partition("/")[2]
         return {
             "mac": self.wanted.mac,
             "mtu": self.wanted.network.mtu,
-            "address": f"{self.wanted.address}/{prefix}",
+            "address": "" if self.wanted.ipv6 else self._address(),
             "up": True,
             "tx_checksum": False,
         }
@@ -168,7 +183,19 @@ class Server:
         return ""
 
     def _texts(self) -> dict[str, str]:
-        return {"conf": self.files.conf, **self.files.reloaded}
+        holders = {_HOLDERS: self._holders()} if self.wanted.ipv6 else {}
+        return {"conf": self.files.conf, **self.files.reloaded, **holders}
+
+    def _holders(self) -> str:
+        """Which guest has which IPv6 address: its MAC, and the disk that it runs from."""
+        disks = {server.id: server.disks[:1] for server in self.spec.servers}
+        lines = [
+            f"{fixed.address} {_digest(f'{port.mac} {disks.get(port.server_id)}')}\n"
+            for port in self.wanted.ports
+            for fixed in port.addresses
+            if fixed.subnet_id == self.wanted.subnet.id
+        ]
+        return "".join(sorted(lines))
 
     def _process_difference(self) -> str:
         running = self._running()
@@ -196,10 +223,18 @@ class Server:
 
     def _lease_difference(self) -> str:
         stale = self._stale_leases()
-        return f"{stale[0].address} is leased to {stale[0].mac}, which is not here" if stale else ""
+        if not stale:
+            return ""
+        return f"{stale[0].address} is leased to {stale[0].mac or 'a guest'}, which is not here"
 
     def _stale_leases(self) -> list[dnsmasq.Lease]:
         """Leases of ports that left: they keep an address from its next port."""
+        found = dnsmasq.leases(self.folder / "leases")
+        if self.wanted.ipv6:
+            recorded = _as_pairs(public_files.read(self.folder / _HOLDERS) or "")
+            wanted = _as_pairs(self._holders())
+            kept = {a for a, holder in wanted.items() if recorded.get(a, holder) == holder}
+            return [lease for lease in found if lease.address not in kept]
         subnet_id = self.wanted.subnet.id
         ours = {
             (port.mac, fixed.address)
@@ -207,7 +242,6 @@ class Server:
             for fixed in port.addresses
             if fixed.subnet_id == subnet_id
         }
-        found = dnsmasq.leases(self.folder / "leases")
         return [lease for lease in found if (lease.mac, lease.address) not in ours]
 
     def facts(self) -> Facts:
@@ -228,27 +262,29 @@ class Server:
             legs.make(self.host, self.spec, self.wanted.subnet, self.wanted.netns)
         # The mark outlives a death between writing files and dnsmasq's having read them.
         with switch.pending(self.host, self._pending.name):
+            if self.wanted.ipv6:
+                self._end_v6(self._stale_leases())
             self._write_files()
             if self._process_difference():
                 self._restart()
             else:
                 self._reload()
-        for lease in self._stale_leases():
-            self._end(lease)
+        if not self.wanted.ipv6:
+            for lease in self._stale_leases():
+                self._end(lease)
         return self.facts()
 
     def _set_up_namespace(self) -> None:
         namespace, device = self.wanted.netns, self.wanted.device
         netns.make(namespace)
-        netns.inside(namespace, _close_namespace)
+        netns.inside(namespace, partial(_close_namespace, self.wanted.ipv6))
         if links.exists(device):
             # A switch that was killed leaves its old device behind in there.
             netns.inside(namespace, partial(links.delete, device))
             links.move(device, namespace)
         if self._device_difference():
-            wanted = self._configuration()
-            work = partial(_set_up_device, device, wanted["address"], wanted["mac"], wanted["mtu"])
-            netns.inside(namespace, work)
+            mac, mtu = self.wanted.mac, self.wanted.network.mtu
+            netns.inside(namespace, partial(_set_up_device, device, self._address(), mac, mtu))
 
     def _write_files(self) -> None:
         for name, text in self._texts().items():
@@ -258,6 +294,8 @@ class Server:
     def _restart(self) -> None:
         conf = self.folder / "conf"
         dnsmasq.stop(conf)
+        if self.wanted.ipv6:
+            self._rewrite_leases(lambda text: dnsmasq.with_identity(text, self.wanted.mac))
         dnsmasq.start(self.wanted.netns, conf)
         pid = dnsmasq.pid_of(self.folder / "pid")
         if pid is None:
@@ -275,32 +313,80 @@ class Server:
         wanted = self.wanted
         if dnsmasq.release(wanted.netns, wanted.device, wanted.address, lease, file):
             return
-        # It holds leases in memory: what it does not let go, it must not read again.
-        dnsmasq.stop(self.folder / "conf")
-        text = public_files.read(file) or ""
-        kept = [line for line in text.splitlines() if lease.address not in line.split()]
-        public_files.write(file, "".join(f"{line}\n" for line in kept))
+        self._forget([lease])
         self._restart()
+
+    def _end_v6(self, stale: list[dnsmasq.Lease]) -> None:
+        """Not as a client would: that takes the client's own link-local address."""
+        if stale:
+            self._forget(stale)
+
+    def _forget(self, stale: list[dnsmasq.Lease]) -> None:
+        """It holds leases in memory: what it does not let go, it must not read again."""
+        dnsmasq.stop(self.folder / "conf")
+        gone = {lease.address for lease in stale}
+        self._rewrite_leases(
+            lambda text: "".join(
+                f"{line}\n" for line in text.splitlines() if not gone & set(line.split())
+            )
+        )
+
+    def _rewrite_leases(self, change: Callable[[str], str]) -> None:
+        file = self.folder / "leases"
+        before = public_files.read(file) or ""
+        after = change(before)
+        if after != before:
+            public_files.write(file, after)
+
+
+def _as_pairs(text: str) -> dict[str, str]:
+    """Lines of two words."""
+    return {words[0]: words[1] for words in map(str.split, text.splitlines()) if len(words) == 2}
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _look_inside(device: str) -> tuple[Optional[links.Configured], bool]:
-    return links.configured(device), _FORWARDING.read_text().strip() != "0"
+@dataclass(frozen=True)
+class Inside:
+    """What a namespace has: the server's device, and how it takes part."""
+
+    device: Optional[links.Configured]
+    addresses_v6: tuple[str, ...]
+    ipv6_server: bool
+    forwards: bool
 
 
-def _close_namespace() -> None:
-    """A namespace inherits the host's settings; this one forwards nothing and has no IPv6."""
-    _FORWARDING.write_text("0")
-    links.ipv6_off("default")
-    links.ipv6_off("all")
+def _look_inside(device: str) -> Inside:
+    return Inside(
+        device=links.configured(device),
+        addresses_v6=tuple(links.addresses_v6(device)),
+        ipv6_server=links.ipv6_server(device),
+        forwards=any(_forwards(file) for file in (_FORWARDING, _FORWARDING6)),
+    )
+
+
+def _forwards(file: Path) -> bool:
+    return file.exists() and file.read_text().strip() != "0"
+
+
+def _close_namespace(ipv6: bool) -> None:
+    """A namespace inherits the host's settings; this one forwards nothing, and has no IPv6 but
+    on the server's own device."""
+    for file in (_FORWARDING, _FORWARDING6):
+        if _forwards(file):
+            file.write_text("0")
+    for name in ("default", "lo" if ipv6 else "all"):
+        links.ipv6_off(name)
 
 
 def _set_up_device(device: str, address: str, mac: str, mtu: int) -> None:
     links.tx_checksum_off(device)
-    links.configure(device, address, mac, mtu)
+    if ":" in address:
+        links.configure_v6(device, address, mac, mtu)
+    else:
+        links.configure(device, address, mac, mtu)
 
 
 def _remove(host: Host, spec: HostSpec, subnet_id: str) -> None:

@@ -3,10 +3,15 @@
 ``conf`` holds numbers, addresses and paths of ours; changing it takes a restart. So do tags of
 ports: dnsmasq 2.90 frees what is not its own, and dies, when it reads a hosts file again after it
 has given a lease to a line with a tag. They are therefore tied to MACs in ``conf``, and only ports
-that differ from the rest have one: the second NICs of servers. What users have
+that differ from the rest have one: the second NICs of servers, and ports with options of their
+own (a tag made of the port's id; the options themselves stand in ``options``). What users have
 named goes into ``hosts``, ``names``, ``options`` and ``servers``, which dnsmasq reads again on
 SIGHUP. A text that is not one clean token is left out and named in ``refused``: a line of these
 files is one entry, whatever anybody calls a server.
+
+The server of an IPv6 subnet advertises its prefix, MTU, name server and search domain, but never
+itself as a router. What it advertises goes to all guests alike: which NIC of a server gets a name
+server or a default route is a matter of IPv4 alone.
 """
 
 from __future__ import annotations
@@ -14,11 +19,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from agent.resources import texts
+from agent.resources import dhcp_options, texts
 from agent.resources.topology import DhcpServer
 from agent.spec import Network, Port, Subnet
 
 LEASE_SECONDS = 86400
+LEASE6_SECONDS = 3600
+"""Short: a guest that comes back with another DUID gets its address when the old lease is over."""
+
+ADVERTISE_EVERY_S = 60
+STATEFUL, STATELESS, SLAAC = "dhcpv6-stateful", "dhcpv6-stateless", "slaac"
 UPSTREAM = "upstream"
 """The device in the namespace through which queries for other names leave."""
 
@@ -56,7 +66,8 @@ def compile_files(server: DhcpServer, folder: str, user: str, resolvers: tuple[s
         "options": _lines(_options(server, refused)),
         "servers": _lines(_servers(server.subnet, resolvers, refused)),
     }
-    conf = _conf(server, folder, user) + _lines(_tags(server))
+    tags = [*([] if server.ipv6 else _tags(server)), *_option_tags(server)]
+    conf = _conf(server, folder, user) + _lines(tags)
     return Files(conf, reloaded, tuple(refused))
 
 
@@ -65,7 +76,6 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def _conf(server: DhcpServer, folder: str, user: str) -> str:
-    net = texts.network_v4(server.subnet.cidr)
     return _lines(
         [
             f"interface={server.device}",
@@ -82,20 +92,52 @@ def _conf(server: DhcpServer, folder: str, user: str) -> str:
             f"dhcp-optsfile={folder}/options",
             f"addn-hosts={folder}/names",
             f"servers-file={folder}/servers",
-            f"dhcp-range={net.network_address},static,{net.netmask},{LEASE_SECONDS}",
+            *(_ranges_v6(server) if server.ipv6 else _ranges_v4(server)),
             "dhcp-lease-max=65536",
             # Other hosts' guests and strangers are not ours to answer; names that guests claim
             # for themselves are not believed; a guest of ours may renew what we do not remember.
             "dhcp-ignore=tag:!known",
             "dhcp-ignore-names",
             "dhcp-authoritative",
-            # Forced: many clients do not ask for it, and full-size frames would then be lost.
-            f"dhcp-option-force=option:mtu,{server.network.mtu}",
+            *_mtu(server),
         ]
     )
 
 
+def _mtu(server: DhcpServer) -> Iterable[str]:
+    if server.ipv6:
+        if _is_advertised(server.subnet):
+            yield f"ra-param={server.device},mtu:{server.network.mtu},{ADVERTISE_EVERY_S},0"
+        return
+    # Forced: many clients do not ask for it, and full-size frames would then be lost.
+    yield f"dhcp-option-force=option:mtu,{server.network.mtu}"
+
+
+def _is_advertised(subnet: Subnet) -> bool:
+    return subnet.ipv6_mode in (STATEFUL, STATELESS, SLAAC)
+
+
+def _ranges_v4(server: DhcpServer) -> Iterable[str]:
+    net = texts.network_v4(server.subnet.cidr)
+    yield f"dhcp-range={net.network_address},static,{net.netmask},{LEASE_SECONDS}"
+
+
+def _ranges_v6(server: DhcpServer) -> Iterable[str]:
+    """The prefix, and how addresses in it come about."""
+    net = texts.network(server.subnet.cidr)
+    kinds = {
+        STATEFUL: f"static,{net.prefixlen},{LEASE6_SECONDS}",
+        STATELESS: f"ra-stateless,{net.prefixlen},{LEASE_SECONDS}",
+        SLAAC: f"ra-only,{net.prefixlen},{LEASE_SECONDS}",
+    }
+    if _is_advertised(server.subnet):
+        yield f"dhcp-range={net.network_address},{kinds[server.subnet.ipv6_mode or '']}"
+        yield "enable-ra"
+
+
 def _hosts(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
+    if server.ipv6 and server.subnet.ipv6_mode == SLAAC:
+        return
     for port in server.ports:
         try:
             yield _host(server.subnet, port)
@@ -104,10 +146,18 @@ def _hosts(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
 
 
 def _host(subnet: Subnet, port: Port) -> str:
-    """One port: its MAC, address and name (a server's second port in a network has none)."""
+    """One port: its MAC, address (unless the guest makes it itself) and name (a server's second
+    port in a network has none)."""
     home = next(fixed for fixed in port.addresses if fixed.subnet_id == subnet.id)
-    name = [texts.hostname(port.hostname)] if port.hostname else []
-    return ",".join([texts.mac(port.mac), texts.ipv4(home.address), *name])
+    words = [texts.mac(port.mac)]
+    if ":" not in subnet.cidr:
+        words.append(texts.ipv4(home.address))
+    elif subnet.ipv6_mode == STATEFUL:
+        words.append(f"[{texts.ipv6(home.address)}]")
+    if port.hostname:
+        words.append(texts.hostname(port.hostname))
+    # A MAC alone is no line; a time changes nothing.
+    return ",".join(words if len(words) > 1 else [*words, str(LEASE_SECONDS)])
 
 
 def _tags(server: DhcpServer) -> Iterable[str]:
@@ -118,6 +168,29 @@ def _tags(server: DhcpServer) -> Iterable[str]:
                 yield f"dhcp-mac=set:{_NO_GATEWAY},{port.mac}"
             if not port.gives_name_server:
                 yield f"dhcp-mac=set:{_NO_RESOLVER},{port.mac}"
+
+
+def _option_tags(server: DhcpServer) -> Iterable[str]:
+    """Tags of the ports that have options of their own for this server's protocol."""
+    for port in server.ports:
+        tagged = _is_good(texts.mac, port.mac) and _is_good(texts.uuid, port.id)
+        if tagged and any(o.ip_version == server.version for o in port.dhcp_options):
+            yield f"dhcp-mac=set:{_own_tag(port)},{port.mac}"
+
+
+def _own_tag(port: Port) -> str:
+    return f"port-{texts.uuid(port.id)}"
+
+
+def _own_options(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
+    """Options of single ports: last, since of two lines for one option the last one counts."""
+    for port in server.ports:
+        for option in port.dhcp_options:
+            if option.ip_version == server.version:
+                try:
+                    yield f"tag:{_own_tag(port)},{dhcp_options.line(option)}"
+                except texts.BadText as error:
+                    refused.append(Refused(port.id, port.version, str(error)))
 
 
 def _names(network: Network, refused: list[Refused]) -> Iterable[str]:
@@ -144,6 +217,25 @@ def _checked(
 
 
 def _options(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
+    yield from _options_v6(server, refused) if server.ipv6 else _options_v4(server, refused)
+    yield from _own_options(server, refused)
+
+
+def _options_v6(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
+    """What replies and advertisements say. Name servers that are given go after the subnet's own:
+    the guests reach them themselves."""
+    try:
+        given = [texts.ipv6(address) for address in server.subnet.dns_nameservers]
+    except texts.BadText as error:
+        refused.append(Refused(server.subnet.id, server.subnet.version, str(error)))
+        given = []
+    servers = [f"[{address}]" for address in (server.address, *given)]
+    yield f"option6:dns-server,{','.join(servers)}"
+    if server.network.domain and _is_good(texts.domain, server.network.domain):
+        yield f"option6:domain-search,{server.network.domain}"
+
+
+def _options_v4(server: DhcpServer, refused: list[Refused]) -> Iterable[str]:
     """Options by tag; the empty ones keep dnsmasq from offering itself to the rest."""
     subnet, network = server.subnet, server.network
     yield "option:router"
@@ -190,9 +282,9 @@ def _static_routes(routes: list[str], gateway: str) -> Iterable[str]:
 
 def _servers(subnet: Subnet, resolvers: tuple[str, ...], refused: list[Refused]) -> Iterable[str]:
     """Where queries for other names go: always by the host-local leg, never into the subnet."""
-    for address in subnet.dns_nameservers or resolvers:
-        if ":" in address and _is_good(texts.ipv6, address):
-            continue  # the leg is IPv4
+    # The leg is IPv4. IPv6 name servers are handed to the guests instead.
+    given = [a for a in subnet.dns_nameservers if not _is_good(texts.ipv6, a)]
+    for address in given or resolvers:
         try:
             yield f"server={texts.ipv4(address)}@{UPSTREAM}"
         except texts.BadText as error:

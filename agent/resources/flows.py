@@ -7,11 +7,13 @@ reported; what br-tun learned by itself is neither.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
-from agent.resources import flow_tables, flow_text, switch
+from agent.resources import flow_meters, flow_rules, flow_tables, flow_text, switch, topology
 from agent.resources.base import Facts, Host, Step
 from agent.resources.bridge import own_bridges
+from agent.resources.flow_meters import MeterDifference
 from agent.resources.flow_text import Difference, Flow
 from agent.spec import HostSpec
 from agent.system import ovs
@@ -36,6 +38,12 @@ class Flows:
         plan = flow_tables.Plan(
             switch.topology_of(host, spec), found.ofports(), own_bridges(spec, found)
         )
+        if flow_tables.limits(plan) and not _metered(found):
+            plan = replace(plan, metered=False)
+            why = "the datapath of this host has no meters: no port is limited"
+            yield switch.failed(self.name, f"{topology.INTEGRATION}:limits", 0, why)
+        for rule, problem in flow_rules.problems(spec.security_groups):
+            yield switch.failed(self.name, rule, 0, problem)
         for bridge, flows in flow_tables.compile_flows(plan).items():
             if ("bridge", bridge) in host.failed:
                 yield switch.failed(self.name, bridge, 0, f"bridge {bridge} is not usable")
@@ -43,27 +51,28 @@ class Flows:
                 why = f"there is no bridge {bridge} yet"
                 yield Step(self.name, bridge, "made", why=why, apply=partial(_missing, bridge))
             else:
-                yield from self._bridge(spec, bridge, _unique(flows), bridge in plan.own_bridges)
+                yield from self._bridge(plan, bridge, _unique(flows))
 
-    def _bridge(self, spec: HostSpec, bridge: str, flows: list[Flow], ours: bool) -> Iterable[Step]:
-        cookie = flow_tables.cookie_of(spec.cloud_id)
-        learned = flow_tables.learned_cookie_of(spec.cloud_id)
+    def _bridge(self, plan: flow_tables.Plan, bridge: str, flows: list[Flow]) -> Iterable[Step]:
+        cookie = flow_tables.cookie_of(plan.spec.cloud_id)
+        learned = flow_tables.learned_cookie_of(plan.spec.cloud_id)
         try:
             there = flow_text.parse_dump(ovs.dump_flows(bridge))
+            meters = _meters(plan, bridge)
         except CommandFailed as error:
             yield switch.failed(self.name, bridge, 0, str(error))
             return
         change = flow_text.difference(flows, there, cookie, learned)
-        if change.foreign and ours:
+        if change.foreign and bridge in plan.own_bridges:
             why = f"{len(change.foreign)} flows of somebody else: {_examples(change.foreign)}"
             yield Step(self.name, f"{bridge}:foreign", "orphan", why=why)
         facts = {"flows": len(flows)}
-        if not change:
+        if not change and not meters.why:
             yield Step(self.name, bridge, "unchanged", facts=facts)
             return
-        why = _why(change, any(entry.cookie == cookie for entry in there))
+        why = _why(change, meters, any(entry.cookie == cookie for entry in there))
         result = "changed" if there else "made"
-        apply = partial(_apply, spec, bridge, change, facts)
+        apply = partial(_apply, plan.spec, bridge, change, meters, facts)
         yield Step(self.name, bridge, result, why=why, apply=apply)
 
 
@@ -75,7 +84,20 @@ def _unique(flows: list[Flow]) -> list[Flow]:
     return list({flow[:3]: flow for flow in flows}.values())
 
 
-def _why(change: Difference, known: bool) -> str:
+def _metered(found: ovs.Switch) -> bool:
+    bridge = topology.INTEGRATION
+    return bridge not in found.bridges or ovs.meters_possible(bridge) > flow_tables.MAX_METER
+
+
+def _meters(plan: flow_tables.Plan, bridge: str) -> MeterDifference:
+    """What must change among the meters; only br-int has any."""
+    if bridge != topology.INTEGRATION:
+        return MeterDifference([], [])
+    there = flow_meters.parse_meters(ovs.dump_meters(bridge))
+    return flow_meters.difference(flow_tables.limits(plan), there)
+
+
+def _why(change: Difference, meters: MeterDifference, known: bool) -> str:
     if not known:
         return f"the switch has none of our {len(change.add)} flows (new, or restarted)"
     parts = []
@@ -83,7 +105,7 @@ def _why(change: Difference, known: bool) -> str:
         parts.append(f"{len(change.add)} flows missing or altered: {_examples(change.add)}")
     if change.remove:
         parts.append(f"{len(change.remove)} flows too many: {_examples(change.remove)}")
-    return "; ".join(parts)
+    return "; ".join([*parts, meters.why] if meters.why else parts)
 
 
 def _examples(flows: Iterable[Flow]) -> str:
@@ -92,10 +114,17 @@ def _examples(flows: Iterable[Flow]) -> str:
     return shown + (" | ..." if len(listed) > _EXAMPLES else "")
 
 
-def _apply(spec: HostSpec, bridge: str, change: Difference, facts: Facts) -> Facts:
+def _apply(
+    spec: HostSpec, bridge: str, change: Difference, meters: MeterDifference, facts: Facts
+) -> Facts:
     cookie = flow_tables.cookie_of(spec.cloud_id)
     learned = flow_tables.learned_cookie_of(spec.cloud_id)
-    ovs.change_flows(bridge, flow_text.commands(change, cookie, learned))
+    for command, text in meters.before:
+        ovs.change_meter(bridge, command, text)
+    if change:
+        ovs.change_flows(bridge, flow_text.commands(change, cookie, learned))
+    for command, text in meters.after:
+        ovs.change_meter(bridge, command, text)
     return facts
 
 

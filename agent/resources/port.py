@@ -1,4 +1,5 @@
-"""Ports on br-int: a persistent tap for each server's port, an internal port for each DHCP server.
+"""Ports on br-int: a persistent tap for each server's port, an internal port for each DHCP server
+and for each end of a router.
 
 The tap is there before the server starts and outlives its restarts. Everything that differs is
 changed in one OVS transaction. A port that is down keeps its tap, in a VLAN that leads nowhere.
@@ -8,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Optional, Union
+from typing import Optional
 
 from agent.resources import switch, topology
 from agent.resources.base import Facts, Host, Step
-from agent.resources.topology import DhcpServer, Plug, Topology
-from agent.spec import HostSpec, Port
+from agent.resources.topology import Plug, Topology
+from agent.spec import HostSpec
 from agent.system import links, netns, ovs
 from agent.system.run import CommandFailed
 
 
 class Ports:
-    """The kind ``port``; ids are those of ports, the DHCP servers' among them."""
+    """The kind ``port``; ids are those of ports, DHCP servers' and routers' among them."""
 
     name = "port"
 
@@ -62,18 +63,21 @@ class Ports:
 KIND = Ports()
 
 
+def _all_plugs(known: Topology) -> Iterator[tuple[Plug, str]]:
+    for port in known.spec.ports:
+        network = known.networks.get(port.network_id)
+        yield topology.guest_plug(port, network), known.port_problem(port)
+    for server in known.servers:
+        yield topology.dhcp_plug(server), known.dhcp_problem(server)
+    for end in known.router_ends:
+        network = known.networks.get(end.port.network_id)
+        yield topology.router_plug(end, network), known.end_problem(end)
+
+
 def _plugs(known: Topology) -> Iterator[tuple[Plug, str]]:
     """Everything that plugs into br-int here, with the reason why it cannot."""
     taken: dict[str, str] = {}
-    wanted: list[Union[Port, DhcpServer]] = [*known.spec.ports, *known.servers]
-    for item in wanted:
-        if isinstance(item, Port):
-            problem = known.port_problem(item)
-            network = known.networks.get(item.network_id)
-            plug = topology.guest_plug(item, network)
-        else:
-            problem = known.dhcp_problem(item)
-            plug = topology.dhcp_plug(item)
+    for plug, problem in _all_plugs(known):
         other = taken.setdefault(plug.device, plug.id)
         if other != plug.id:
             problem = problem or f"port {other} already has the device name {plug.device}"

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from agent.resources import bridge, dhcp, disk, domain, flows, image, nic, port, tunnel
+from agent.resources import (
+    bridge,
+    dhcp,
+    disk,
+    domain,
+    flows,
+    image,
+    nic,
+    port,
+    router,
+    tunnel,
+    zones,
+)
 from agent.resources.base import Kind
 
 NETWORK_KINDS: tuple[Kind, ...] = (
     bridge.KIND,
     tunnel.KIND,
+    zones.KIND,
     port.KIND,
     flows.KIND,
     dhcp.KIND,
+    router.KIND,
 )
-"""bridge, tunnel, port, flows, dhcp: what a rebooted host gets back without a controller."""
+"""What a rebooted host gets back without a controller."""
 
 KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND, nic.KIND)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Union
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_PLAIN = re.compile(r"[ !#-+\--\[\]-~]{1,255}")
 MAX_DOMAIN = 253
 """Characters of a domain name in text form (RFC 1035)."""
 
@@ -72,6 +75,31 @@ def network_v4(value: str) -> ipaddress.IPv4Network:
         return ipaddress.IPv4Network(value)
     except ValueError:
         raise BadText(f"{value!r} is not an IPv4 network") from None
+
+
+def network(value: str) -> Union[ipaddress.IPv4Network, ipaddress.IPv6Network]:
+    """An IPv4 or IPv6 network in CIDR form, without host bits."""
+    if ":" not in value:
+        return network_v4(value)
+    try:
+        found = ipaddress.IPv6Network(value)
+    except ValueError:
+        raise BadText(f"{value!r} is not an IPv6 network") from None
+    if "%" in value:
+        raise BadText(f"{value!r} names a zone")
+    return found
+
+
+def number(value: str) -> str:
+    """A decimal number of at most 32 bits."""
+    if not _NUMBER.fullmatch(value) or int(value) >= 2**32:
+        raise BadText(f"{value!r} is not a number below 2^32")
+    return value
+
+
+def plain(value: str) -> str:
+    """Printable ASCII without the separators of the engines: fit to stand between quotes."""
+    return _match(_PLAIN, value, "plain text (printable ASCII without comma, quote, backslash)")
 
 
 def hostname(value: str) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 from agent.resources import texts
-from agent.spec import BridgeMapping, HostSpec, Network, Port, Subnet
+from agent.spec import BridgeMapping, HostSpec, Network, Port, Router, RouterPort, Subnet
 
 INTEGRATION = "br-int"
 TUNNEL = "br-tun"
@@ -35,6 +35,9 @@ SEGMENTS = {
 MIN_MTU, MAX_MTU = 576, 65535
 """Bytes; less than 576 and IPv4 hosts need not accept a packet (RFC 791)."""
 
+MIN_IPV6_PREFIX = 64
+"""dnsmasq gives no addresses out of anything larger."""
+
 PATCH_TO_TUNNEL = "patch-tun"
 PATCH_TO_INTEGRATION = "patch-int"
 MAX_BRIDGE_NAME = 11
@@ -43,7 +46,7 @@ MAX_BRIDGE_NAME = 11
 
 @dataclass(frozen=True)
 class Plug:
-    """Something that plugs into br-int: a server's tap or a DHCP server's internal port.
+    """What plugs into br-int: a server's tap, or the internal port of a DHCP server or router.
 
     ``tag`` is the local VLAN, or DEAD_VLAN while the port or its network is down; ``netns`` the
     namespace in which an internal port ends up.
@@ -89,6 +92,16 @@ class DhcpServer:
         return self.subnet.dhcp.mac if self.subnet.dhcp else ""
 
     @property
+    def ipv6(self) -> bool:
+        """Whether it serves an IPv6 subnet."""
+        return ":" in self.subnet.cidr
+
+    @property
+    def version(self) -> int:
+        """The IP version that it serves: 4 or 6."""
+        return 6 if self.ipv6 else 4
+
+    @property
     def device(self) -> str:
         """Its internal port on br-int."""
         return tap_name(self.port_id)
@@ -97,6 +110,25 @@ class DhcpServer:
     def netns(self) -> str:
         """The namespace it runs in."""
         return dhcp_netns(self.subnet.id)
+
+
+@dataclass(frozen=True)
+class RouterEnd:
+    """Where a router meets a network: one of its interfaces, or its gateway."""
+
+    router: Router
+    port: RouterPort
+    gateway: bool
+
+    @property
+    def device(self) -> str:
+        """Its internal port on br-int."""
+        return gateway_name(self.port.id) if self.gateway else interface_name(self.port.id)
+
+    @property
+    def netns(self) -> str:
+        """The namespace of its router."""
+        return router_netns(self.router.id)
 
 
 def dhcp_netns(subnet_id: str) -> str:
@@ -192,6 +224,7 @@ class Topology:
         self.networks = {network.id: network for network in spec.networks}
         self.problems = {n.id: network_problem(spec, n) for n in spec.networks}
         self.servers = tuple(dhcp_servers(spec))
+        self.router_ends = tuple(end for router in spec.routers for end in router_ends(router))
         self._port_problems = {port.id: self._port_problem(port) for port in spec.ports}
 
     def port_problem(self, port: Port) -> str:
@@ -199,11 +232,14 @@ class Topology:
         return self._port_problems[port.id]
 
     def _port_problem(self, port: Port) -> str:
+        return self._plug_problem(port, port.server_id)
+
+    def _plug_problem(self, port: Union[Port, RouterPort], owner_id: str) -> str:
         if port.network_id not in self.networks:
             return f"the spec does not hold network {port.network_id!r}"
         try:
             texts.uuid(port.id)
-            texts.uuid(port.server_id)
+            texts.uuid(owner_id)
             texts.mac(port.mac)
             for fixed in port.addresses:
                 texts.ip(fixed.address)
@@ -211,13 +247,30 @@ class Topology:
             return f"port {port.id!r}: {error}"
         return self.problems[port.network_id]
 
+    def end_problem(self, end: RouterEnd) -> str:
+        """Why an end of a router cannot be plugged in; empty when it can."""
+        problem = self._plug_problem(end.port, end.router.id)
+        if problem:
+            return problem
+        subnets = {s.id: s.cidr for s in self.networks[end.port.network_id].subnets}
+        for fixed in end.port.addresses:
+            if fixed.subnet_id not in subnets:
+                return f"port {end.port.id!r}: its network has no subnet {fixed.subnet_id!r}"
+            try:
+                texts.network(subnets[fixed.subnet_id])
+            except texts.BadText as error:
+                return f"subnet {fixed.subnet_id!r}: {error}"
+        return ""
+
     def dhcp_problem(self, server: DhcpServer) -> str:
         """Why a DHCP server cannot be plugged in; empty when it can."""
         try:
             texts.uuid(server.subnet.id)
             texts.uuid(server.port_id)
-            texts.ipv4(server.address)
-            texts.network_v4(server.subnet.cidr)
+            cidr = texts.network(server.subnet.cidr)
+            (texts.ipv6 if server.ipv6 else texts.ipv4)(server.address)
+            if server.ipv6 and cidr.prefixlen < MIN_IPV6_PREFIX:
+                raise texts.BadText(f"{cidr} is larger than a /{MIN_IPV6_PREFIX}")
         except texts.BadText as error:
             return f"subnet {server.subnet.id!r}: {error}"
         return self.problems[server.network.id]
@@ -244,18 +297,29 @@ def tunnel_peers(topology: Topology) -> set[tuple[str, str]]:
 def dhcp_servers(spec: HostSpec) -> Iterator[DhcpServer]:
     """The subnets that need a DHCP server here: those that a port of this host lies on.
 
-    A port is served by the subnet of its first IPv4 address: a NIC has one lease.
+    A port is served by the subnet of its first IPv4 address (a NIC has one lease), and by every
+    IPv6 subnet that it has an address in.
     """
     served: dict[str, list[Port]] = {}
-    v4 = {s.id for n in spec.networks for s in n.subnets if ":" not in s.cidr}
+    versions = {s.id: 6 if ":" in s.cidr else 4 for n in spec.networks for s in n.subnets}
     for port in spec.ports:
-        home = next((fixed.subnet_id for fixed in port.addresses if fixed.subnet_id in v4), None)
-        if home is not None:
+        held = [f.subnet_id for f in port.addresses if f.subnet_id in versions]
+        v4 = [subnet_id for subnet_id in held if versions[subnet_id] == 4]
+        v6 = [subnet_id for subnet_id in held if versions[subnet_id] == 6]
+        for home in dict.fromkeys((*v4[:1], *v6)):
             served.setdefault(home, []).append(port)
     for network in spec.networks:
         for subnet in network.subnets:
             if subnet.dhcp is not None and subnet.id in served:
                 yield DhcpServer(network, subnet, tuple(served[subnet.id]))
+
+
+def router_ends(router: Router) -> Iterator[RouterEnd]:
+    """All ends of a router, its gateway last."""
+    for port in router.interfaces:
+        yield RouterEnd(router, port, False)
+    if router.gateway is not None:
+        yield RouterEnd(router, router.gateway, True)
 
 
 def guest_plug(port: Port, network: Optional[Network]) -> Plug:
@@ -284,4 +348,19 @@ def dhcp_plug(server: DhcpServer) -> Plug:
         tag=server.network.local_vlan if server.network.admin_up else DEAD_VLAN,
         internal=True,
         netns=server.netns,
+    )
+
+
+def router_plug(end: RouterEnd, network: Optional[Network]) -> Plug:
+    """The internal port of a router's end (dead when its network is not known)."""
+    live = network is not None and network.admin_up and end.port.admin_up and end.router.admin_up
+    return Plug(
+        id=end.port.id,
+        version=end.port.version,
+        device=end.device,
+        mac=end.port.mac,
+        mtu=network.mtu if network is not None else 0,
+        tag=network.local_vlan if network is not None and live else DEAD_VLAN,
+        internal=True,
+        netns=end.netns,
     )

@@ -31,7 +31,11 @@ _MAGIC = b"\x63\x82\x53\x63"
 
 @dataclass(frozen=True)
 class Lease:
-    """A line of dnsmasq's lease file; ``expires`` is in seconds since 1970 (0: never)."""
+    """A line of dnsmasq's lease file; ``expires`` is in seconds since 1970 (0: never).
+
+    DHCPv6 has no MAC there, but the number of the guest's association: ``mac`` is empty then, and
+    ``client_id`` is the guest's DUID.
+    """
 
     expires: int
     mac: str
@@ -127,8 +131,16 @@ def leases(file: Path) -> list[Lease]:
         for line in file.read_text(errors="replace").splitlines():
             words = line.split()
             if len(words) >= 5 and words[0].isdigit():
-                found.append(Lease(int(words[0]), words[1], words[2], words[4]))
+                mac = "" if ":" in words[2] else words[1]
+                found.append(Lease(int(words[0]), mac, words[2], words[4]))
     return found
+
+
+def with_identity(text: str, mac: str) -> str:
+    """The text of a lease file of DHCPv6, with the server's DUID: its MAC's (RFC 8415 §11.4), the
+    same on every host, so that a guest that moves keeps its server."""
+    kept = [line for line in text.splitlines() if not line.startswith("duid ")]
+    return "".join(f"{line}\n" for line in (f"duid 00:03:00:01:{mac}", *kept))
 
 
 def release(namespace: str, device: str, server: str, lease: Lease, file: Path) -> bool:

@@ -25,6 +25,7 @@ IFF_UP = 1
 
 _SIOCGIFFLAGS, _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8913, 0x8915, 0x891B
 _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCGIFINDEX, _SIOCETHTOOL = 0x8921, 0x8927, 0x8933, 0x8946
+_IFA_F_NODAD = 0x02
 _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17
 
 
@@ -92,6 +93,11 @@ def look_all() -> dict[str, Link]:
     return {link.name: link for link in found if link is not None}
 
 
+def names() -> set[str]:
+    """The devices of the namespace that this thread is in (sysfs shows another's there)."""
+    return {name for _, name in socket.if_nameindex()}
+
+
 def exists(name: str) -> bool:
     """Whether the namespace of this thread has the device."""
     try:
@@ -128,6 +134,27 @@ def configured(name: str) -> Optional[Configured]:
 
 def _ask(sock: socket.socket, request: int, name: str) -> bytes:
     return fcntl.ioctl(sock.fileno(), request, struct.pack("16s24x", name.encode()))
+
+
+IF_INET6 = Path("/proc/thread-self/net/if_inet6")
+_TENTATIVE_OR_FAILED = 0x40 | 0x08
+
+
+def addresses_v6(name: str) -> list[str]:
+    """The IPv6 addresses (with their prefix) of a device, link-local ones left out, that can be
+    used: not those still or in vain tested for duplicates."""
+    try:
+        lines = IF_INET6.read_text().splitlines()
+    except OSError:
+        return []  # a kernel without IPv6
+    found = []
+    for line in lines:
+        digits, _, prefix, _, flags, device = line.split()
+        address = ipaddress.IPv6Address(int(digits, 16))
+        usable = not address.is_link_local and not int(flags, 16) & _TENTATIVE_OR_FAILED
+        if device == name and usable:
+            found.append(f"{address}/{int(prefix, 16)}")
+    return found
 
 
 def _address(sock: socket.socket, name: str) -> str:
@@ -168,6 +195,23 @@ def ipv6_off(name: str) -> None:
     switch = Path(_ipv6_switch(name))
     if switch.exists():
         switch.write_text("1")
+
+
+_SERVER_SYSCTLS = {"accept_ra": "0", "autoconf": "0", "accept_dad": "0", "addr_gen_mode": "0"}
+"""Of a device whose IPv6 address is given: it believes no router, and waits for nobody."""
+
+
+def ipv6_server(name: str) -> bool:
+    """Whether a device takes part in IPv6 as a server does."""
+    try:
+        found = {key: _read(_ipv6_sysctl(name, key)).strip() for key in _SERVER_SYSCTLS}
+    except OSError:
+        return False
+    return found == _SERVER_SYSCTLS and not _ipv6_off(name)
+
+
+def _ipv6_sysctl(name: str, key: str) -> str:
+    return f"/proc/sys/net/ipv6/conf/{name}/{key}"
 
 
 @contextlib.contextmanager
@@ -269,6 +313,27 @@ def configure(
         netlink.link("set", index=index, state="up")
         netlink.flush_addr(index=index, family=socket.AF_INET)
         netlink.addr("replace", index=index, address=own, prefixlen=int(prefix))
+
+
+def configure_v6(name: str, address: str, mac: str, mtu: int) -> None:
+    """Give a device exactly one IPv6 address (with its prefix) beside the link-local one of its
+    MAC, and set it up."""
+    with _netlink(f"configure {name}") as netlink:
+        index = _index(name)
+        # Off and on again: the link-local address is made anew, of the MAC that it has then.
+        ipv6_off(name)
+        netlink.link("set", index=index, address=mac)
+        netlink.link("set", index=index, mtu=mtu, state="up")
+        try:
+            for key, value in _SERVER_SYSCTLS.items():
+                Path(_ipv6_sysctl(name, key)).write_text(value)
+            Path(_ipv6_switch(name)).write_text("0")
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise CommandFailed(("sysctl", name), f"IPv6 cannot be used here: {why}") from None
+        own, prefix = address.split("/")
+        nodad = {"flags": _IFA_F_NODAD}
+        netlink.addr("replace", index=index, address=own, prefixlen=int(prefix), **nodad)
 
 
 def default_route(gateway: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ TIMEOUT_S = 20
 _MODULE = Path("/sys/module/openvswitch")
 _OPENFLOW = "OpenFlow13"
 _STARTING_S = 3.0
+_OFCTL = ("ovs-ofctl", "-O", _OPENFLOW, f"--timeout={TIMEOUT_S}")
+_APPCTL = ("ovs-appctl", f"--timeout={TIMEOUT_S}")
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _LOOK = (
     ("Bridge", "name,ports,fail_mode,datapath_type,external_ids"),
     ("Port", "_uuid,name,interfaces,tag,vlan_mode,trunks,external_ids"),
@@ -209,6 +213,69 @@ def delete_flows(bridge: str, cookie: int) -> None:
     """Remove the flows with a cookie."""
     argv = ["ovs-ofctl", "-O", _OPENFLOW, f"--timeout={TIMEOUT_S}", "del-flows", bridge]
     run([*argv, f"cookie={cookie:#x}/-1"], timeout_s=TIMEOUT_S + 5)
+
+
+def dump_meters(bridge: str) -> str:
+    """The meters of a bridge: what limits how much."""
+    return run([*_OFCTL, "dump-meters", bridge], timeout_s=TIMEOUT_S + 5)
+
+
+def meters_possible(bridge: str) -> int:
+    """How many meters the datapath of a bridge can have."""
+    out = run([*_OFCTL, "meter-features", bridge], timeout_s=TIMEOUT_S + 5)
+    found = re.search(r"max_meter:(\d+)", out)
+    return int(found[1]) if found else 0
+
+
+def change_meter(bridge: str, command: str, text: str) -> None:
+    """``add-meter``, ``mod-meter`` or ``del-meter``; flows that use a removed one go with it."""
+    run([*_OFCTL, command, bridge, text], timeout_s=TIMEOUT_S + 5)
+    killpoint.reached(f"meter of {bridge} changed")
+
+
+def flush_zone(number: int) -> None:
+    """Forget all connections of a zone, in whichever datapath this host has."""
+    _flush(f"zone={number}")
+    killpoint.reached(f"zone {number} flushed")
+
+
+def flush_addresses(zone: int, addresses: Iterable[str]) -> None:
+    """Forget the connections from and to some addresses in a zone."""
+    for address in addresses:
+        kind = "ct_ipv6" if ":" in address else "ct_nw"
+        try:
+            # The reply comes from where the connection led, by whatever name it was called.
+            _flush(f"zone={zone}", f"{kind}_src={address}")
+            _flush(f"zone={zone}", "", f"{kind}_src={address}")
+        except CommandFailed:
+            # Open vSwitch before 3.1 flushes whole connections only.
+            _flush_each(zone, address)
+    killpoint.reached(f"addresses in zone {zone} flushed")
+
+
+def _flush(*words: str) -> None:
+    run([*_APPCTL, "dpctl/flush-conntrack", *words], timeout_s=TIMEOUT_S + 5)
+
+
+def _flush_each(zone: int, address: str) -> None:
+    out = run([*_APPCTL, "dpctl/dump-conntrack", f"zone={zone}"], timeout_s=TIMEOUT_S + 5)
+    for line in out.splitlines():
+        if f"src={address}," in line:
+            _flush(f"zone={zone}", _tuple(line))
+
+
+def _tuple(line: str) -> str:
+    """One connection of a dump in the words of ``flush-conntrack``."""
+    protocol, _, rest = line.partition(",orig=(")
+    fields = dict(word.split("=", 1) for word in rest.partition(")")[0].split(","))
+    kind = "ct_ipv6" if ":" in fields["src"] else "ct_nw"
+    number = _PROTOCOLS.get(protocol) or protocol
+    words = [f"{kind}_src={fields['src']}", f"{kind}_dst={fields['dst']}", f"ct_nw_proto={number}"]
+    if "sport" in fields:
+        words += [f"ct_tp_src={fields['sport']}", f"ct_tp_dst={fields['dport']}"]
+    else:
+        words += [f"icmp_{name}={fields[name]}" for name in ("id", "type", "code")]
+    return ",".join(words)
 
 
 def kernel_datapath() -> bool:

@@ -17,7 +17,7 @@ from tests import agent_networks as net
 NASTY = st.text(st.sampled_from("ab0-.,:/#=\n\r\0\t \"'\\%!@é")) | st.text() | st.sampled_from(
     ["10.0.0.1", "fa:16:3e:00:00:09", "10.0.0.1 actions=NORMAL", "fe80::1%a,b", "0.0.0.0/0"]
 )  # fmt: skip
-TOKEN = re.compile(r"[a-z0-9_]+(=[0-9a-fx:./]+)?")
+TOKEN = re.compile(r"[a-z0-9_]+(=[0-9a-z:./+-]+)?")
 COOKIE, LEARNED = 0x11, 0x10
 OFPORTS = {
     "patch-tun": 1, "patch-int": 1, "int-br-eth1": 2, "phy-br-eth1": 2, "vxlan-0a4e0002": 2,

@@ -22,7 +22,7 @@ UDHCPC = """\
 #!/bin/sh
 [ "$1" = bound ] || exit 0
 env > {folder}/lease.$interface
-ip addr flush dev $interface
+ip -4 addr flush dev $interface
 ip addr add $ip/$mask dev $interface
 ip link set $interface mtu ${{mtu:-1500}}
 [ -z "$router" ] || ip route replace default via $router

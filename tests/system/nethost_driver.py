@@ -20,13 +20,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from agent.resources import bridge, dhcp, flows, port, tunnel
+from agent.resources import bridge, dhcp, flows, port, router, tunnel, zones
 from agent.resources.base import Host
 from agent.spec import HostSpec, from_plain
-from agent.system import dnsmasq, iptables, links, netns, ovs, public_files
+from agent.system import (
+    announce,
+    conntrack,
+    dnsmasq,
+    files,
+    iptables,
+    links,
+    netns,
+    ovs,
+    public_files,
+    routing,
+    sysctl,
+)
 from agent.system.run import CommandFailed
 
-KINDS = (bridge.KIND, tunnel.KIND, port.KIND, flows.KIND, dhcp.KIND)
+KINDS = (bridge.KIND, tunnel.KIND, zones.KIND, port.KIND, flows.KIND, dhcp.KIND, router.KIND)
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 EFFECTS = {
     links: (
@@ -37,11 +49,24 @@ EFFECTS = {
         "make_veth",
         "move",
         "configure",
+        "configure_v6",
         "ipv6_off",
     ),
-    ovs: ("transact", "change_flows", "delete_flows"),
+    ovs: (
+        "transact",
+        "change_flows",
+        "delete_flows",
+        "change_meter",
+        "flush_zone",
+        "flush_addresses",
+    ),
+    files: ("write_atomic",),
     netns: ("make", "delete"),
-    iptables: ("restore",),
+    iptables: ("restore", "replace"),
+    routing: ("change",),
+    sysctl: ("write",),
+    conntrack: ("forget",),
+    announce: ("announce",),
     dnsmasq: ("start", "stop", "reload", "release"),
     public_files: ("write", "make_public", "remove_tree"),
 }

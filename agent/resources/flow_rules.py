@@ -1,0 +1,297 @@
+"""br-int, tables 72 to 82: what security groups allow, once for each set of groups. Pure.
+
+Ports with the same groups share a profile, and its rules are compiled once: a thousand ports in
+one group cost no more rules than one. A rule matches the first packet of a connection and all
+later ones in its direction, so that a rule that was revoked cuts what it had let in: the packet
+that finds no rule marks the connection, and from then on replies are not let through either.
+Two bits of the mark keep sender's and receiver's verdict apart, as both may be on this host. A
+rule that comes back takes its bit away again.
+
+A rule for members of a group is a conjunction: of the addresses of the members, which all rules
+of all profiles share, and of protocols and ports.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional
+
+from agent.resources import flow_spoofing, texts
+from agent.resources.flow_plan import (
+    ACCEPT_EGRESS,
+    ACCEPT_INGRESS,
+    IP_VERSIONS,
+    RULES_EGRESS,
+    RULES_INGRESS,
+    TRANSIENT,
+    ZONE,
+    Plan,
+    Prefix,
+    numbered,
+    prefix,
+)
+from agent.resources.flow_text import Flow
+from agent.spec import SecurityGroup, SecurityRule
+
+ICMP, TCP, UDP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 58, 132, 136
+_NAMES = {
+    4: {ICMP: "icmp", 2: "igmp", TCP: "tcp", UDP: "udp", SCTP: "sctp"},
+    6: {ICMPV6: "icmp6", TCP: "tcp6", UDP: "udp6", SCTP: "sctp6"},
+}
+_WITH_PORTS = (TCP, UDP, SCTP)
+_FORWARD = "ct_state=-rel-rpl-inv"
+"""The first packet of a connection, and every later one the same way; or one not tracked."""
+
+INVALID, REPLY, RULE, LATER_FRAGMENT, REVOKED = 100, 80, 70, 60, 40
+
+
+@dataclass(frozen=True)
+class Way:
+    """A direction: its table, what accepting does, its bit of the mark, the field that names
+    the other side."""
+
+    name: str
+    table: int
+    accept: str
+    bit: int
+    v4_field: str
+    v6_field: str
+
+
+EGRESS = Way("egress", RULES_EGRESS, f"goto_table:{ACCEPT_EGRESS}", 0, "nw_dst", "ipv6_dst")
+INGRESS = Way("ingress", RULES_INGRESS, f"goto_table:{ACCEPT_INGRESS}", 1, "nw_src", "ipv6_src")
+WAYS = (EGRESS, INGRESS)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A rule in the words of flows: what goes before the profile, and what after it.
+
+    A range of ports has several such pairs. ``group`` is the remote group, if there is one.
+    """
+
+    way: Way
+    version: int
+    parts: tuple[tuple[str, str], ...]
+    group: Optional[str]
+
+
+def compile_rules(plan: Plan) -> Iterator[Flow]:
+    """Everything in the tables of rules."""
+    for way in WAYS:
+        yield from _states(way)
+        yield from _Book(plan, way).flows()
+    yield from flow_spoofing.fragments()
+    # Only its own bit: the other one is the other side's verdict.
+    for ip in IP_VERSIONS:
+        marked = f"ct_state=+est+trk,ct_mark=0x1/0x1,{ip}"
+        yield Flow(ACCEPT_EGRESS, 90, marked, f"{mark(EGRESS.bit, 0)},resubmit(,{TRANSIENT})")
+    yield Flow(ACCEPT_EGRESS, 0, "", f"resubmit(,{TRANSIENT})")
+
+
+def mark(bit: int, value: int) -> str:
+    """The action that sets one bit of a connection's mark."""
+    number = f"{value:#x}" if value else "0"
+    return f"ct(commit,{ZONE},exec(load:{number}->NXM_NX_CT_MARK[{bit}]))"
+
+
+def _states(way: Way) -> Iterator[Flow]:
+    """What the state of its connection says about a packet."""
+    table = way.table
+    onward = f"resubmit(,{TRANSIENT})" if way is EGRESS else way.accept
+    yield Flow(table, INVALID, "ct_state=+inv+trk", "drop")
+    yield Flow(table, 0, "", "drop")
+    for ip in IP_VERSIONS:
+        reply = f"ct_state=+est+rpl-inv+trk,ct_mark=0/0x3,{ip}"
+        yield Flow(table, REPLY, reply, onward)
+        yield Flow(table, REPLY, f"ct_state=+rel-inv+trk,ct_mark=0/0x3,{ip}", onward)
+        # The first fragment alone shows its ports: without it nobody can use the others.
+        later = f"{_FORWARD}+trk,ct_mark=0/0x3,{ip},nw_frag=later"
+        yield Flow(table, LATER_FRAGMENT, later, way.accept)
+        yield Flow(table, REVOKED, f"ct_state=+est-rpl+trk,{ip}", mark(way.bit, 1))
+
+
+class _Book:
+    """The rules of all profiles in one direction, each match once."""
+
+    def __init__(self, plan: Plan, way: Way) -> None:
+        self.plan, self.way = plan, way
+        self.numbers = numbered(member.group_id for member in plan.spec.members)
+        self.plain: set[str] = set()
+        self.joined: dict[str, set[int]] = {}
+        self.used: set[tuple[str, int]] = set()
+        groups = {group.id: group for group in plan.spec.security_groups}
+        for name, profile in plan.profiles.items():
+            for group_id in name.split(","):
+                for allowed in _allowed(groups[group_id]) if group_id in groups else ():
+                    if allowed.way is way:
+                        self._add(allowed, profile)
+
+    def _add(self, allowed: Allowed, profile: int) -> None:
+        for before, after in allowed.parts:
+            match = f"{before},reg7={profile:#x}{after}"
+            if allowed.group is None:
+                self.plain.add(match)
+            elif allowed.group in self.numbers:
+                self.joined.setdefault(match, set()).add(self.numbers[allowed.group])
+                self.used.add((allowed.group, allowed.version))
+
+    def flows(self) -> Iterator[Flow]:
+        """All rules, and the members that they speak of."""
+        table, accept = self.way.table, self.way.accept
+        for match in sorted(self.plain):
+            yield Flow(table, RULE, match, accept)
+        # What anybody may do, members may too.
+        for match in sorted(self.joined.keys() - self.plain):
+            yield Flow(table, RULE, match, _conjunctions(self.joined[match], 2))
+        for group_id in sorted({group_id for group_id, _ in self.used}):
+            yield Flow(table, RULE, f"conj_id={self.numbers[group_id]}", accept)
+        for match, ids in self._members().items():
+            yield Flow(table, RULE, match, _conjunctions(ids, 1))
+
+    def _members(self) -> dict[str, set[int]]:
+        """The groups that each address of each network is a member of."""
+        places = {net.network.id: net.here for net in self.plan.nets}
+        found: dict[str, set[int]] = {}
+        for member in self.plan.spec.members:
+            here = places.get(member.network_id)
+            for address in map(_remote, member.addresses) if here else ():
+                if address is not None and (member.group_id, address.version) in self.used:
+                    match = f"{address.ip},{here}{self._other_side(address)}"
+                    found.setdefault(match, set()).add(self.numbers[member.group_id])
+        return found
+
+    def _other_side(self, address: Prefix) -> str:
+        return address.match(self.way.v4_field, self.way.v6_field)
+
+
+def _conjunctions(ids: set[int], dimension: int) -> str:
+    return ",".join(f"conjunction({number},{dimension}/2)" for number in sorted(ids))
+
+
+def _remote(text: str) -> Optional[Prefix]:
+    try:
+        return prefix(text)
+    except ValueError:
+        return None
+
+
+# --- one rule -----------------------------------------------------------------------------------
+
+
+def problems(groups: tuple[SecurityGroup, ...]) -> Iterator[tuple[str, str]]:
+    """(rule, why) for each rule that no flow can express; what it should allow stays shut."""
+    for group in groups:
+        for rule in group.rules:
+            try:
+                _compile(rule)
+            except texts.BadText as error:
+                yield rule.id, f"rule {rule.id!r} of security group {group.id!r}: {error}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _allowed(group: SecurityGroup) -> tuple[Allowed, ...]:
+    found = []
+    for rule in group.rules:
+        try:
+            found.append(_compile(rule))
+        except texts.BadText:
+            continue
+    return tuple(found)
+
+
+def _compile(rule: SecurityRule) -> Allowed:
+    """A rule in the words of flows; BadText when it is none."""
+    way = next((way for way in WAYS if way.name == rule.direction), None)
+    version = {"IPv4": 4, "IPv6": 6}.get(rule.ethertype)
+    if way is None or version is None:
+        raise texts.BadText(f"{rule.direction!r} {rule.ethertype!r} is no direction of IP")
+    remote = ""
+    if rule.remote_cidr is not None:
+        cidr = _prefix_of(rule.remote_cidr)
+        if cidr.version != version:
+            raise texts.BadText(f"{rule.remote_cidr} is not {rule.ethertype}")
+        remote = cidr.match(way.v4_field, way.v6_field)
+    protocol = _protocol(rule.protocol, version)
+    parts = tuple(_parts(rule, version, protocol, remote))
+    return Allowed(way, version, parts, rule.remote_group_id)
+
+
+def _prefix_of(text: str) -> Prefix:
+    found = _remote(text)
+    if found is None:
+        raise texts.BadText(f"{text!r} is not an address or prefix")
+    return found
+
+
+def _protocol(number: Optional[int], version: int) -> Optional[int]:
+    if number is not None and not 0 <= number <= 255:
+        raise texts.BadText(f"protocol {number}: 0 to 255 exist")
+    return ICMPV6 if (number, version) == (ICMP, 6) else number
+
+
+def _parts(
+    rule: SecurityRule, version: int, protocol: Optional[int], remote: str
+) -> Iterator[tuple[str, str]]:
+    """What goes before and after the profile in each match of a rule."""
+    ip = "ip" if version == 4 else "ipv6"
+    if protocol is None:
+        yield f"{_FORWARD},{ip}", remote
+        return
+    name = _NAMES[version].get(protocol)
+    after = remote if name is not None else f"{remote},nw_proto={protocol}"
+    name = name or ip
+    if protocol in (ICMP, ICMPV6) and rule.port_min is not None:
+        yield from _icmp(rule.port_min, rule.port_max, protocol, name, after)
+    elif rule.port_min is None and rule.port_max is None:
+        yield f"{_FORWARD},{name}", after
+    else:
+        first, last = _range(rule, protocol)
+        for ports in port_masks(first, last):
+            yield f"{_FORWARD},{name}", f"{after}{ports and ',tp_dst=' + ports}"
+            if ports:
+                whole = f"{_FORWARD}+trk,ct_nw_proto={protocol},ct_tp_dst={ports},{name}"
+                yield whole, f"{after},nw_frag=first"
+
+
+def _icmp(
+    kind: int, code: Optional[int], protocol: int, name: str, after: str
+) -> Iterator[tuple[str, str]]:
+    if not 0 <= kind <= 255 or not 0 <= (code or 0) <= 255:
+        raise texts.BadText(f"ICMP type {kind}, code {code}: 0 to 255 exist")
+    # A fragment seems to be of type 0, whatever it is.
+    frag = ",nw_frag=no" if kind == 0 else ""
+    of_code = "" if code is None else f",icmp_code={code}"
+    yield f"{_FORWARD},{name}", f"{after}{frag},icmp_type={kind}{of_code}"
+    tracked = "" if code is None else f",ct_tp_dst={code}"
+    whole = f"{_FORWARD}+trk,ct_nw_proto={protocol},ct_tp_src={kind}{tracked},{name}"
+    yield whole, f"{after},nw_frag=first"
+
+
+def _range(rule: SecurityRule, protocol: int) -> tuple[int, int]:
+    first = rule.port_min if rule.port_min is not None else 0
+    last = rule.port_max if rule.port_max is not None else 65535
+    if protocol not in _WITH_PORTS:
+        raise texts.BadText(f"the switch knows no ports of protocol {protocol}")
+    if not 0 <= first <= last <= 65535:
+        raise texts.BadText(f"ports {first} to {last}: 0 to 65535 exist")
+    return first, last
+
+
+def port_masks(first: int, last: int) -> list[str]:
+    """The fewest ``value/mask`` that together are a range of ports; "" is all of them.
+
+    Port 0 is left out: nobody can use it, and fragments seem to have it.
+    """
+    first, found = max(first, 1), []
+    if (first, last) == (1, 65535):
+        return [""]
+    while first <= last:
+        size = first & -first
+        while first + size - 1 > last:
+            size >>= 1
+        found.append(str(first) if size == 1 else f"{first:#x}/{65536 - size:#x}")
+        first += size
+    return found
