@@ -82,6 +82,7 @@ COMMANDS: dict[str, Entry] = {
     "security-group-rule-list": Entry("security_group", "List rules", "Networks"),
     "security-group-rule-show": Entry("security_group", "Show a rule", "Networks"),
     "security-group-rule-delete": Entry("security_group", "Delete rules", "Networks"),
+    "topology": Entry("topology", "Draw networks, routers and servers", "Networks"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-list": Entry("image", "List images", "Images and flavors"),
     "image-show": Entry("image", "Show an image", "Images and flavors"),
