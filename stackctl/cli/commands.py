@@ -83,6 +83,7 @@ COMMANDS: dict[str, Entry] = {
     "security-group-rule-show": Entry("security_group", "Show a rule", "Networks"),
     "security-group-rule-delete": Entry("security_group", "Delete rules", "Networks"),
     "topology": Entry("topology", "Draw networks, routers and servers", "Networks"),
+    "reachability": Entry("reachability", "Show who can reach whom", "Networks"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-list": Entry("image", "List images", "Images and flavors"),
     "image-show": Entry("image", "Show an image", "Images and flavors"),
