@@ -84,6 +84,7 @@ COMMANDS: dict[str, Entry] = {
     "security-group-rule-delete": Entry("security_group", "Delete rules", "Networks"),
     "topology": Entry("topology", "Draw networks, routers and servers", "Networks"),
     "reachability": Entry("reachability", "Show who can reach whom", "Networks"),
+    "trace": Entry("trace", "Follow a packet from host to host", "Networks"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-list": Entry("image", "List images", "Images and flavors"),
     "image-show": Entry("image", "Show an image", "Images and flavors"),

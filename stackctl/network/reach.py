@@ -226,6 +226,17 @@ def _answered(
     return _Part(version, via, (wanted,), because="; ".join(said) or "no port is filtered")
 
 
+def deciding(
+    world: World, port: PortEnd, direction: str, far: Address, wanted: Traffic
+) -> tuple[str, ...]:
+    """The rules of a port that allow one kind of packet, in words with their ids."""
+    return tuple(
+        f"rule {rule.id} of group {group.name} ({rule_words.in_words(rule)})"
+        for group, rule in _rules(world, port, direction, far)
+        if traffic.contains(traffic.traffic_of(rule), wanted)
+    )
+
+
 def rule_said(group: Group, rule: SecurityRule) -> str:
     """A rule with its group: ``web: allow tcp 22 from anywhere``."""
     return f"{group.name}: {rule_words.in_words(rule)}"

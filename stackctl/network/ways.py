@@ -94,8 +94,7 @@ class Map:
             return Way(why=f"network {network.name} is down")
         if target is not None and target in subnet.cidr:
             return Way()
-        default = _default(subnet.cidr.version, subnet.gateway)
-        nexthop = _longest((*subnet.routes, *default), target)
+        nexthop = next_hop(subnet, target)
         if nexthop is None:
             return Way(why=f"subnet {subnet.cidr} of network {network.name} has no gateway")
         return self._through(network, nexthop, target, subnet.cidr.version)
@@ -158,6 +157,14 @@ class Map:
         if not network.up:
             return f"network {network.name} is down"
         return "" if leg.up else f"the port of router {router.name} in {network.name} is down"
+
+
+def next_hop(subnet: SubnetWay, target: Address | None) -> Address | None:
+    """Whom a guest of a subnet hands a packet to: the target itself, or a router; None: nobody."""
+    if target is not None and target in subnet.cidr:
+        return target
+    default = _default(subnet.cidr.version, subnet.gateway)
+    return _longest((*subnet.routes, *default), target)
 
 
 def _default(version: int, gateway: Address | None) -> tuple[Route, ...]:
