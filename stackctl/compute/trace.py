@@ -201,7 +201,7 @@ class Walk:
 
     def _judge(self, place: _Place, hits: list[Json], answer: Json) -> _Place | _End:
         flows, raw = tuple(hits), str(answer.get("text", ""))
-        outputs = [each for each in answer.get("outputs") or () if isinstance(each, dict)]
+        outputs = trace_words.checked_outputs(answer.get("outputs"), place.device)
         said = self._rules(place, hits)
         if not outputs:
             if not hits:
@@ -265,7 +265,7 @@ class Walk:
         whose = self.map.ports[end.id].words
         if not groups:
             return f"{whose} is in no security group, so nothing is let {way} it"
-        return f"no rule of group {', '.join(groups)} lets {self.packet} {way} {whose}"
+        return f"no rule of group {', '.join(groups)} lets it {way} {whose}"
 
     # --- out of a switch ---
 
@@ -317,7 +317,7 @@ class Walk:
             return self._arrives(wanted, place.network_id, "by the physical network"), words
         name = self.map.network_name(place.network_id)
         return _End(
-            True, f"it leaves the cloud {words} of host {place.host['name']} (net {name})"
+            True, f"it leaves the cloud, {words} of host {place.host['name']} (net {name})"
         ), (f"{words}, into the physical network")
 
     # --- a router ---

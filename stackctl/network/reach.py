@@ -177,7 +177,7 @@ def _between(
     out = _rules(world, near, "egress", other.address)
     in_ = _rules(world, far, "ingress", one.address)
     if asked is not None:
-        return _answered(version, via, asked, (near, out), (far, in_))
+        return _answered(world, version, via, asked, (near, out), (far, in_))
     passes = traffic.both(_traffic(near, out), _traffic(far, in_))
     because = "" if passes else _refusal(near, out, far, in_)
     return _Part(version, via, passes, because=because)
@@ -211,7 +211,12 @@ def _refusal(near: PortEnd, out: _Rules, far: PortEnd, in_: _Rules) -> str:
 
 
 def _answered(
-    version: int, via: str, asked: Asked, near: tuple[PortEnd, _Rules], far: tuple[PortEnd, _Rules]
+    world: World,
+    version: int,
+    via: str,
+    asked: Asked,
+    near: tuple[PortEnd, _Rules],
+    far: tuple[PortEnd, _Rules],
 ) -> _Part:
     """Whether the packet that was asked for passes both ends, and by which rules."""
     wanted = asked.traffic(version)
@@ -222,24 +227,29 @@ def _answered(
         fitting = [pair for pair in rules if traffic.contains(traffic.traffic_of(pair[1]), wanted)]
         if not fitting:
             return _Part(version, via, (), because=refused)
-        said.append(rule_said(*fitting[0]))
+        said.append(rule_said(world, *fitting[0]))
     return _Part(version, via, (wanted,), because="; ".join(said) or "no port is filtered")
 
 
 def deciding(
     world: World, port: PortEnd, direction: str, far: Address, wanted: Traffic
 ) -> tuple[str, ...]:
-    """The rules of a port that allow one kind of packet, in words with their ids."""
+    """The rules of a port that allow one kind of packet, in words and with how their ids begin."""
     return tuple(
-        f"rule {rule.id} of group {group.name} ({rule_words.in_words(rule)})"
+        f"rule {rule.id[:8]} of group {group.name} ({_words(world, rule)})"
         for group, rule in _rules(world, port, direction, far)
         if traffic.contains(traffic.traffic_of(rule), wanted)
     )
 
 
-def rule_said(group: Group, rule: SecurityRule) -> str:
+def rule_said(world: World, group: Group, rule: SecurityRule) -> str:
     """A rule with its group: ``web: allow tcp 22 from anywhere``."""
-    return f"{group.name}: {rule_words.in_words(rule)}"
+    return f"{group.name}: {_words(world, rule)}"
+
+
+def _words(world: World, rule: SecurityRule) -> str:
+    remote = world.groups.get(rule.remote_group_id or "")
+    return rule_words.in_words(rule, remote.name if remote else "")
 
 
 def _down(*ports: PortEnd) -> str:
@@ -307,17 +317,19 @@ def _outside(
     anybody = [pair for pair in mine if traffic.is_anybody(pair[1])]
     refused = "no rule lets it out" if direction == "egress" else "no rule lets it in"
     if asked is not None:
-        return _asked_outside(version, mine, asked.traffic(version), via, refused)
+        return _asked_outside(world, version, mine, asked.traffic(version), via, refused)
     passes = traffic.joined(traffic.traffic_of(rule) for _, rule in anybody)
     narrow = _narrow([rule for _, rule in mine], passes)
     because = "" if passes or narrow else refused
     return _Part(version, via, passes, narrow, because)
 
 
-def _asked_outside(version: int, mine: _Rules, wanted: Traffic, via: str, refused: str) -> _Part:
+def _asked_outside(
+    world: World, version: int, mine: _Rules, wanted: Traffic, via: str, refused: str
+) -> _Part:
     for group, rule in mine:
         if traffic.is_anybody(rule) and traffic.contains(traffic.traffic_of(rule), wanted):
-            return _Part(version, via, (wanted,), because=rule_said(group, rule))
+            return _Part(version, via, (wanted,), because=rule_said(world, group, rule))
     return _Part(version, via, (), because=refused)
 
 

@@ -32,6 +32,18 @@ def checked_hits(value: Any) -> list[Hit]:
     ]
 
 
+def checked_outputs(value: Any, came_by: str) -> list[Hit]:
+    """The devices that a packet leaves by, as a host says. What a physical bridge, which learns as
+    any switch does, floods to itself and its own NIC is not among them."""
+    found = []
+    for out in value if isinstance(value, list) else ():
+        if isinstance(out, dict) and isinstance(out.get("device"), str):
+            device, bridge = out["device"], out.get("bridge")
+            if device not in (came_by, bridge):
+                found.append(out)
+    return found
+
+
 def why_dropped(hit: Hit, source: str) -> str:
     """Why a packet ended at this flow; ``source`` is the address that it claims to come from.
 
