@@ -76,9 +76,23 @@ class _Place:
 
 
 @dataclass(frozen=True)
+class _Router:
+    """Where it comes into a router."""
+
+    host: Row
+    device: str
+    port: PortSpot
+
+
+@dataclass(frozen=True)
 class _End:
+    """Where it ended, and whether that is where it should."""
+
     delivered: bool
     words: str
+
+
+_Step = _Place | _Router | _End
 
 
 def trace(context: Context, request: TraceRequest) -> Trace:
@@ -121,11 +135,11 @@ class Walk:
         asked = self.packet
         step = self._begin(sender)
         self._meets(sender.network_id)
-        while isinstance(step, _Place):
+        while not isinstance(step, _End):
             if len(self.hops) > _MOST_HOPS:
                 step = _End(False, f"it is sent round in a circle: {_MOST_HOPS} hops")
-                break
-            step = self._through(step)
+            else:
+                step = self._through(step) if isinstance(step, _Place) else self._cross(step)
         mtu, narrow = min(self.mtus)
         if size is not None and size > mtu and step.delivered:
             words = f"{step.words}; with {size} bytes it is too large for {narrow} ({mtu})"
@@ -138,7 +152,7 @@ class Walk:
 
     # --- the first step ---
 
-    def _begin(self, sender: Sender) -> _Place | _End:
+    def _begin(self, sender: Sender) -> _Step:
         if sender.port is None:
             return self._enters(sender.network_id)
         port = sender.port
@@ -159,7 +173,7 @@ class Walk:
         said = f"{port.words} sends {self.packet}{by}"
         return _Place(host, port.device, port.network_id, came=said)
 
-    def _enters(self, network_id: str) -> _Place | _End:
+    def _enters(self, network_id: str) -> _Step:
         """From outside, to whichever host has the port that answers for the address."""
         port = self.map.by_address(network_id, self.packet.dst)
         name = self.map.network_name(network_id)
@@ -168,7 +182,7 @@ class Walk:
         self.packet = replace(self.packet, eth_dst=port.mac)
         return self._arrives(port, network_id, f"from outside comes {self.packet}")
 
-    def _arrives(self, port: PortSpot, network_id: str, came: str) -> _Place | _End:
+    def _arrives(self, port: PortSpot, network_id: str, came: str) -> _Step:
         """By the physical network to the host that has a port."""
         host = self.map.hosts[port.host_id or ""]
         nic = self.map.nic(host, network_id)
@@ -188,7 +202,7 @@ class Walk:
 
     # --- a switch ---
 
-    def _through(self, place: _Place) -> _Place | _End:
+    def _through(self, place: _Place) -> _Step:
         arguments: Json = {"device": place.device, "packet": self.packet.plain()}
         arguments |= {"vlan": place.vlan, "ct": [["new"]] * 4}
         if place.tunnel is not None:
@@ -199,7 +213,7 @@ class Walk:
             return self._end(place, (), "", False, words)
         return self._judge(place, trace_words.checked_hits(answer.get("hits")), answer)
 
-    def _judge(self, place: _Place, hits: list[Json], answer: Json) -> _Place | _End:
+    def _judge(self, place: _Place, hits: list[Json], answer: Json) -> _Step:
         flows, raw = tuple(hits), str(answer.get("text", ""))
         outputs = trace_words.checked_outputs(answer.get("outputs"), place.device)
         said = self._rules(place, hits)
@@ -269,7 +283,7 @@ class Walk:
 
     # --- out of a switch ---
 
-    def _leaves(self, place: _Place, outputs: list[Json]) -> tuple[_Place | _End, str]:
+    def _leaves(self, place: _Place, outputs: list[Json]) -> tuple[_Step, str]:
         known = [(out, self.map.by_device(str(out["device"]))) for out in outputs]
         for out, port in known:
             if port is not None and port.mac == self.packet.eth_dst:
@@ -290,14 +304,14 @@ class Walk:
         words = f"goes out by {device}, which is not where its Ethernet address is"
         return _End(False, f"{words} (host {place.host['name']})"), words
 
-    def _at_port(self, place: _Place, port: PortSpot, device: str) -> tuple[_Place | _End, str]:
+    def _at_port(self, place: _Place, port: PortSpot, device: str) -> tuple[_Step, str]:
         if port.is_router:
             words = f"to {port.words} by {device}"
-            return self._cross(place, port, device), words
+            return _Router(place.host, device, port), words
         words = f"arrives at {port.words} by {device}"
         return _End(True, f"it {words} (host {place.host['name']})"), words
 
-    def _to_peer(self, place: _Place, peer: Row, device: str) -> tuple[_Place | _End, str]:
+    def _to_peer(self, place: _Place, peer: Row, device: str) -> tuple[_Step, str]:
         network = self.map.networks[place.network_id]
         key = network["segmentation_id"]
         own, far = str(place.host["tunnel_address"]), str(peer["tunnel_address"])
@@ -308,9 +322,7 @@ class Walk:
         there = _Place(peer, back, place.network_id, tunnel=tunnel, came=came)
         return there, f"to host {peer['name']} by {kind} ({device})"
 
-    def _to_physical(
-        self, place: _Place, wanted: PortSpot | None, out: Json
-    ) -> tuple[_Place | _End, str]:
+    def _to_physical(self, place: _Place, wanted: PortSpot | None, out: Json) -> tuple[_Step, str]:
         tag = f" with VLAN {out['vlan']}" if out.get("vlan") else ""
         words = f"out by {out['device']}{tag}"
         if wanted is not None and wanted.host_id not in (None, place.host["id"]):
@@ -322,14 +334,15 @@ class Walk:
 
     # --- a router ---
 
-    def _cross(self, place: _Place, port: PortSpot, device: str) -> _Place | _End:
-        arguments = {"router_id": port.device_id, "device": device, "packet": self.packet.plain()}
-        answer = self.act(place.host["id"], "trace-router", arguments)
+    def _cross(self, at: _Router) -> _Step:
+        arguments: Json = {"router_id": at.port.device_id, "device": at.device}
+        arguments["packet"] = self.packet.plain()
+        answer = self.act(at.host["id"], "trace-router", arguments)
         verdict = answer.get("verdict")
-        name, host = port.words, str(place.host["name"])
+        name, host = at.port.words, str(at.host["name"])
         before = self.packet
         if verdict in ("forward", "local"):
-            src, dst = (_told(place, answer, key) for key in ("src", "dst"))
+            src, dst = (_told(at.host, answer, key) for key in ("src", "dst"))
             self.packet = replace(self.packet, src=src, dst=dst)
         changed = _translation(before, self.packet)
         if verdict == "local":
@@ -339,38 +352,37 @@ class Walk:
             why = str(answer.get("why", "it did not say why"))
             self._router_hop(host, f"{name}, dropped: {why}")
             return _End(False, f"{name} drops it: {why} (host {host})")
-        return self._onward(place, port, answer, changed)
+        return self._onward(at, answer, changed)
 
     def _router_hop(self, host: str, what: str) -> None:
         self.hops.append(Hop(host, what))
 
-    def _onward(
-        self, place: _Place, port: PortSpot, answer: Json, changed: list[str]
-    ) -> _Place | _End:
-        host, device = str(place.host["name"]), str(answer.get("device"))
-        nexthop = _told(place, answer, "nexthop")
+    def _onward(self, at: _Router, answer: Json, changed: list[str]) -> _Step:
+        host, device = str(at.host["name"]), str(answer.get("device"))
+        nexthop = _told(at.host, answer, "nexthop")
         out = self.map.by_device(device)
         if out is None:
-            self._router_hop(host, f"{port.words}, dropped: it would go out by {device}")
-            return _End(False, f"{port.words} sends it out by {device} (host {host})")
+            self._router_hop(host, f"{at.port.words}, dropped: it would go out by {device}")
+            return _End(False, f"{at.port.words} sends it out by {device} (host {host})")
         self._meets(out.network_id)
         net = self.map.network_name(out.network_id)
-        words = _joined(port.words, *changed, f"routed to {nexthop} in net {net}")
+        words = _joined(at.port.words, *changed, f"routed to {nexthop} in net {net}")
         eth_dst = self._ethernet(out.network_id, nexthop)
         if eth_dst is None:
             self._router_hop(host, f"{words}, dropped: nobody there has {nexthop}")
             return _End(False, f"nobody in net {net} has {nexthop} (host {host})")
         self._router_hop(host, words)
         self.packet = replace(self.packet, eth_src=out.mac, eth_dst=eth_dst)
-        return _Place(place.host, device, out.network_id, came=f"from {port.words} by {device}")
+        return _Place(at.host, device, out.network_id, came=f"from {at.port.words} by {device}")
 
 
-def _told(place: _Place, answer: Json, key: str) -> Address:
+def _told(host: Row, answer: Json, key: str) -> Address:
     try:
         return ipaddress.ip_address(str(answer.get(key)))
     except ValueError:
-        name = place.host["name"]
-        raise AgentFailed(f"The agent on host {name} said no address where one belongs.") from None
+        raise AgentFailed(
+            f"The agent on host {host['name']} said no address where one belongs."
+        ) from None
 
 
 def _joined(*parts: str) -> str:
