@@ -6,7 +6,9 @@ from setuptools import find_packages, setup
 
 RUNTIME = [
     "click>=8.5,<9",
+    "drawsvg>=2.4,<3",
     "fabric>=3.2,<4",
+    "graphviz>=0.20,<1",
     "paramiko>=3.5,<6",
     "pyroute2>=0.7,<1",
     "pyyaml>=6,<7",

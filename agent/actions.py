@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
-from agent import layout, prune, purge, waiting
+from agent import layout, prune, purge, tracing, waiting
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed, fault_of
 from agent.relay import Relay
@@ -130,4 +130,6 @@ _ACTIONS: dict[str, Action] = {
     "wait-guest": waiting.wait_guest,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
+    "trace-flow": tracing.trace_flow,
+    "trace-router": tracing.trace_router,
 }

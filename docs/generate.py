@@ -95,7 +95,12 @@ def cell(text: str) -> str:
 
 def statuses() -> Iterator[str]:
     """The table of exit statuses, from the error vocabulary."""
-    known = {0: ["Done."], 130: ["Interrupted; what was done is kept."], 141: ["Nobody reads."]}
+    known = {
+        0: ["Done."],
+        1: ["The answer is no: a traced packet does not arrive."],
+        130: ["Interrupted; what was done is kept."],
+        141: ["Nobody reads."],
+    }
     for kind in vars(errors).values():
         if not inspect.isclass(kind) or not issubclass(kind, errors.StackctlError):
             continue

@@ -202,6 +202,17 @@ def dump_flows(bridge: str) -> str:
         time.sleep(0.1)
 
 
+def trace(bridge: str, flow: str, ct_states: Sequence[str]) -> str:
+    """What the switch says it would do with a packet, by device names; nothing is sent.
+
+    ``ct_states``: what connection tracking says of it, each time that it is asked.
+    """
+    argv = ["ovs-appctl", f"--timeout={TIMEOUT_S}", "ofproto/trace", "--names", bridge, flow]
+    for state in ct_states:
+        argv += ["--ct-next", state]
+    return run(argv, timeout_s=TIMEOUT_S + 5)
+
+
 def change_flows(bridge: str, lines: Sequence[str]) -> None:
     """Apply ``add``/``delete_strict``/``delete`` lines in one atomic bundle."""
     argv = ["ovs-ofctl", "-O", _OPENFLOW, "--bundle", f"--timeout={TIMEOUT_S}", "add-flows"]

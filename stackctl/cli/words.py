@@ -83,6 +83,11 @@ class LocalFile(click.ParamType[BinaryIO]):
         return [CompletionItem(incomplete, type="file")]
 
 
+RESULT_FILE = click.File("w", encoding="utf-8", lazy=True, atomic=True)
+"""A file that a result goes to: there once it is whole, in place of what was there before. ``-``
+is standard output."""
+
+
 class Pair(click.ParamType[tuple[str, str]]):
     """KEY=VALUE, as a tuple; for options with ``multiple=True`` that become a dict."""
 

@@ -19,6 +19,7 @@ OPERATOR = "operator"
 OPERATOR_ID = 4000
 DATABASE = "/etc/openvswitch/conf.db"
 OVS_SOCKET = "/run/openvswitch/db.sock"
+PID = "--pidfile"
 VSCTL = ("ovs-vsctl", "--timeout=10")
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 VCPUS, RAM_MB, DISK_GB = 8, 16384, 100
@@ -185,11 +186,9 @@ def datapath_type() -> str:
 def ovs_services() -> list[Service]:
     """The database and the switch."""
     return [
-        Service("ovsdb-server", ["ovsdb-server", DATABASE, f"--remote=punix:{OVS_SOCKET}"]),
-        # ovs-appctl finds the switch by its pid file.
-        Service(
-            "ovs-vswitchd", ["ovs-vswitchd", f"unix:{OVS_SOCKET}", "--pidfile"], after=OVS_SOCKET
-        ),
+        # By their pid files ovs-appctl finds them.
+        Service("ovsdb-server", ["ovsdb-server", DATABASE, f"--remote=punix:{OVS_SOCKET}", PID]),
+        Service("ovs-vswitchd", ["ovs-vswitchd", f"unix:{OVS_SOCKET}", PID], after=OVS_SOCKET),
     ]
 
 
