@@ -253,7 +253,7 @@ class Commands(RuleBasedStateMachine):
     @rule(name=SERVERS, router=ROUTERS, host=HOSTS)
     def routed_server(self, name, router, host):
         """What floating IPs need, at once: by chance it would be rare."""
-        self.boot(name, ["n1"], host)
+        self.boot(name, ["n1"], host, ["default"])
         self.router(router, "out1", None)
         self.interface(router, "n1", True)
         self.floating_ip("out1", name)
