@@ -1,5 +1,6 @@
 """Allocation against a model: nothing twice, everything back, lowest first, rested before reuse."""
 
+import contextlib
 import ipaddress
 import json
 import tempfile
@@ -93,6 +94,65 @@ def test_default_pools_are_all_hosts_but_the_gateway(prefix, base, pick):
     assert sum(int(end) - int(start) + 1 for start, end in ranges) == cidr.num_addresses - 3
     subnet_rules.refuse_gateway_in(str(gateway), ranges)
     assert subnet_rules.checked_pools(cidr, str(gateway), pools) == pools
+
+
+@given(st.data(), st.lists(st.binary(min_size=3, max_size=3), max_size=12, unique=True))
+def test_what_guests_make_of_their_macs_is_theirs_alone(data, chances):
+    """Another MAC, another address, in the prefix."""
+    prefix = ipaddress.IPv6Network((data.draw(st.integers(0, 2**64 - 1)) << 64, 64))
+    made = [choice.eui64(str(prefix), choice.mac_from(chance)) for chance in chances]
+    assert len(set(made)) == len(made)
+    assert all(ipaddress.ip_address(address) in prefix for address in made)
+
+
+@given(st.integers(64, 126), st.integers(0, 2**128 - 1), st.integers(0, 2**128 - 1))
+def test_ipv6_pools_are_all_hosts_but_the_gateway(prefix, base, pick):
+    cidr = ipaddress.ip_network((base, prefix), strict=False)
+    gateway = cidr.network_address + 1 + pick % (cidr.num_addresses - 1)
+    pools = subnet_rules.default_pools(cidr, str(gateway))
+    numbers = [
+        (int(ipaddress.ip_address(p.start)), int(ipaddress.ip_address(p.end))) for p in pools
+    ]
+    assert sum(end - start + 1 for start, end in numbers) == cidr.num_addresses - 2
+    if not gateway.is_link_local:
+        assert subnet_rules.checked_pools(cidr, str(gateway), pools) == pools
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from(["make", "drop"]), max_size=40))
+def test_ipv6_addresses_are_never_given_twice(steps):
+    """A dual-stack network whose guests count in one IPv6 subnet and make theirs in another."""
+    with tempfile.TemporaryDirectory() as folder:
+        cloud = Cloud("test", Path(folder) / "cloud")
+        create_cloud(cloud)
+        with write(cloud) as writer:
+            network = _insert_network(writer)
+            for number, (cidr, mode) in enumerate(
+                [("fd00:1::/123", "dhcpv6-stateful"), ("fd00:2::/64", "slaac")], 2
+            ):
+                pools = subnet_rules.default_pools(ipaddress.ip_network(cidr), None)
+                row = {"id": new_id(), "project_id": network["project_id"], "name": "", "dhcp": 1}
+                more = {"network_id": network["id"], "number": number, "cidr": cidr}
+                plain = json.dumps([{"start": p.start, "end": p.end} for p in pools])
+                rest = {"pools_json": plain, "ipv6_mode": mode, "created_at": now()}
+                writer.insert("subnets", {**row, **more, **rest})
+        ports = []
+        for step in steps:
+            with write(cloud) as writer:
+                if step == "drop" and ports:
+                    release_port(writer, ports.pop(0).id)
+                elif step == "make":
+                    with contextlib.suppress(Conflict):
+                        ports.append(
+                            make_port(writer, project_id=network["project_id"], network=network)
+                        )
+        with write(cloud, dry_run=True) as writer:
+            live = writer.column("SELECT address FROM addresses WHERE released_serial IS NULL")
+        assert len(set(live)) == len(live)
+        for port in ports:
+            held = [fixed.address for fixed in port.addresses]
+            assert len(held) == 3 and held[2] == choice.eui64("fd00:2::/64", port.mac)
+            assert ipaddress.ip_address(held[1]) in ipaddress.ip_network("fd00:1::/123")
 
 
 TEXT = st.text(max_size=20) | st.sampled_from(["10.0.0.1", "10.0.0.1\n", "010.0.0.1", "::1", "1"])

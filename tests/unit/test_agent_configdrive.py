@@ -220,3 +220,39 @@ def test_equal_trees_make_equal_images(tmp_path, tree):
     assert content[0x8028:0x8048].decode().strip() == "config-2"
     assert first.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.iso", "2.iso"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("slaac", "ipv6_slaac"),
+        ("dhcpv6-stateful", "ipv6_dhcpv6-stateful"),
+        ("dhcpv6-stateless", "ipv6_dhcpv6-stateless"),
+    ],
+)
+def test_ipv6_is_told_by_its_mode(mode: str, kind: str) -> None:
+    subnet = Subnet("six", 1, 9, "fd00::/64", "fd00::1", Dhcp("p", "fd00::2", "m"), ipv6_mode=mode)
+    entry = _only_network(subnet)
+    assert entry["type"] == kind and "ip_address" not in entry
+
+
+def test_ipv6_without_dhcp_is_told_whole() -> None:
+    subnet = Subnet("six", 1, 9, "fd00::/64", "fd00::1", None, ("fd00::53",))
+    entry = _only_network(subnet)
+    assert (entry["type"], entry["ip_address"]) == ("ipv6", "fd00::5")
+    assert entry["netmask"] == "ffff:ffff:ffff:ffff::"
+    assert entry["routes"] == [{"network": "::", "netmask": "::", "gateway": "fd00::1"}]
+    assert entry["services"] == [{"type": "dns", "address": "fd00::53"}]
+
+
+def _only_network(subnet: Subnet) -> dict[str, object]:
+    """What network_data.json says of a server with one address, fd00::5, in a subnet."""
+    network = Network("n", 1, "vxlan", None, 7, 1, 1450, True, "d", subnets=(subnet,))
+    port = Port("p" * 36, 1, "n", SERVER_ID, "m", (FixedAddress("six", "fd00::5"),), "h")
+    guest = Guest("h", "h", "p", 0, "nova")
+    server = Server(SERVER_ID, 1, 1, 64, Power(1, "start"), guest, ports=(port.id,))
+    spec = HostSpec(1, "c", "h", 1, "n", HostSettings(), networks=(network,), ports=(port,))
+    tree = compile_tree(spec, server, lambda _: b"")
+    assert json.loads(tree["ec2/latest/meta-data.json"])["local-ipv4"] == ""
+    (entry,) = json.loads(tree["openstack/latest/network_data.json"])["networks"]
+    return dict(entry)

@@ -431,6 +431,25 @@ def test_waiting_for_a_lease(controllers, data):
     controller.bye()
 
 
+def test_waiting_for_an_ipv6_address(controllers, data):
+    """A DHCPv6 lease names no MAC: it is found by its address."""
+    controllers().converge(spec())
+    leases = data / "dhcp" / "subnet-1" / "leases"
+    leases.parent.mkdir(parents=True)
+    controller = controllers()
+    controller.open("act")
+    controller.until("hello")
+    port = {"mac": "fa:16:3e:00:00:01", "address": "fd00::5", "subnet_id": "subnet-1"}
+    wait = {"server_id": "s", "what": "dhcp", "ports": [port], "timeout_s": 0.3}
+    leases.write_text("duid 00:03\n1700000000 1040187396 fd00::6 vm 00:01\n")
+    controller.send("act", id="1", name="wait-guest", args=wait)
+    assert "no dhcp within 0.3 s" in controller.until("result")["fault"]["message"]
+    leases.write_text("duid 00:03\n1700000000 1040187396 fd00::5 vm 00:01\n")
+    controller.send("act", id="2", name="wait-guest", args=wait)
+    assert controller.until("result")["ok"] is True
+    controller.bye()
+
+
 def test_images_that_nothing_needs_are_pruned(controllers, data):
     other = b"\3" * 1000
     unused = Image("image-2", digest_of(other), len(other), "raw")
