@@ -82,7 +82,7 @@ def test_what_groups_refuse(guests: Traced) -> None:
     fleet.run("security-group-rule-create", "shut", "--protocol", "tcp", "--dst-port", "9999")
     port = fleet.run("port-list", "-f", "json", "-c", "ID", "-c", "Server").json
     port_id = next(row["ID"] for row in port if row["Server"] == "c")
-    fleet.run("port-set", port_id, "--no-security-group", "--security-group", "shut")
+    fleet.run("port-set", port_id, "--security-group", "shut")
     try:
         found = guests.trace("a", "c")
         assert found["end"] == "no rule of group shut lets it in to server c (host host2)"
@@ -90,7 +90,7 @@ def test_what_groups_refuse(guests: Traced) -> None:
         assert guests.trace("a", "c", "--proto", "tcp", "--port", "9999")["delivered"]
         assert not guests.trace("a", "c", "--proto", "tcp", "--port", "9998")["delivered"]
     finally:
-        fleet.run("port-set", port_id, "--no-security-group", "--security-group", "default")
+        fleet.run("port-set", port_id, "--security-group", "default")
         fleet.run("security-group-delete", "shut")
 
 
