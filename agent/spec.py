@@ -313,7 +313,7 @@ class Disk:
 class Power:
     """The last power command given to a server; obeyed once, when ``serial`` is newer than the
     one in the domain's metadata. ``action`` is start, stop, reboot (ACPI, then hard after
-    ``timeout_s``) or reboot-hard."""
+    ``timeout_s``), reboot-hard, pause, unpause, suspend (memory goes to disk) or resume."""
 
     serial: int
     action: str

@@ -22,7 +22,7 @@ from stackctl.fleet.errors import ChannelLost
 from stackctl.fleet.types import Accepted, Hello
 
 FACTS = {"machine_types": {"pc": "pc-i440fx-9.0"}, "virt_type": "qemu"}
-NEW_HOST = {"claim": None, "accepted": None, "disks": {}, "domains": {}, "ports": []}
+NEW_HOST = {"claim": None, "accepted": None, "disks": {}, "domains": {}, "ports": [], "routers": {}}
 
 
 @dataclass
@@ -102,6 +102,15 @@ class FakeFleet:
         for path in sorted(self.folder.glob("*.json")):
             for id_ in json.loads(path.read_text())["domains"]:
                 assert id_ not in found, f"{id_} is on {found[id_]} and on {path.stem}"
+                found[id_] = path.stem
+        return found
+
+    def routers(self) -> dict[str, str]:
+        """Which router is where: id -> host name; a router on two hosts fails the test."""
+        found: dict[str, str] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            for id_ in json.loads(path.read_text())["routers"]:
+                assert id_ not in found, f"router {id_} is on {found[id_]} and on {path.stem}"
                 found[id_] = path.stem
         return found
 
@@ -198,6 +207,7 @@ class _Work:
         """Yield a report of everything that is done, and of domains, disks and images always."""
         yield from self._removals()
         yield from self._ports()
+        yield from self._routers()
         for image in self._spec.images:
             yield self._report("image", image.id, "unchanged")
         for disk in self._spec.disks:
@@ -225,6 +235,23 @@ class _Work:
                 if report.result == "made":
                     self._state["ports"].append(port.id)
                 yield report
+
+    def _routers(self):
+        there, wanted = self._state["routers"], {router.id for router in self._spec.routers}
+        for id_ in [id_ for id_ in there if id_ not in wanted]:
+            report = self._report("router", id_, "removed")
+            if report.result == "removed":
+                del there[id_]
+            yield report
+        for router in self._spec.routers:
+            plain = to_plain(router)
+            result = {None: "made", json.dumps(plain): "unchanged"}.get(
+                there.get(router.id), "changed"
+            )
+            report = self._report("router", router.id, result, router.version)
+            if report.result == result:
+                there[router.id] = json.dumps(plain)
+            yield report
 
     def _disk(self, disk):
         server = next(item for item in self._spec.servers if item.id == disk.server_id)

@@ -147,7 +147,7 @@ class Change:
     @property
     def needs_parts(self) -> bool:
         """Whether disks, ports and images must be there for it."""
-        return self.new or self.power.starts
+        return self.new or self.power.starts or self.power.act == "restore"
 
 
 def plan(
@@ -231,10 +231,15 @@ class _Work:
             if command.stops:
                 domain_power.stop(self._server.id, command.grace_s)
                 killpoint.reached(f"domain {self._server.id} stopped")
+            if command.forgets and self._existing is not None:
+                libvirt_conn.forget_saved(self._server.id)
             self._define(command.starts)
             if command.starts:
                 domain_power.start(self._server.id)
                 killpoint.reached(f"domain {self._server.id} started")
+            if command.act:
+                domain_power.act(self._server.id, command.act)
+                killpoint.reached(f"domain {self._server.id} {command.act}d")
             if command.obeyed_serial is not None:
                 domain_power.remember(replace(self._mark, power_serial=command.obeyed_serial))
         except LibvirtError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -17,19 +17,24 @@ QEMU_LOGS = Path("/var/log/libvirt/qemu")
 LOG_LINES = 20
 POLL_S = 0.2
 ASK_AGAIN_S = 10.0
-ACTIONS = ("start", "stop", "reboot", "reboot-hard")
+ACTIONS = ("start", "stop", "reboot", "reboot-hard", "pause", "unpause", "suspend", "resume")
+STAYS_OFF = ("stop", "suspend")
+"""After these a reboot of the host starts nothing."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to do: stop (with ``grace_s`` seconds for the guest), then start.
+    """What to do: stop (with ``grace_s`` seconds for the guest), then start, then ``act``.
 
+    ``act`` is pause, unpause, save, restore or empty; ``forgets`` saved memory before a start.
     ``obeyed_serial`` goes into the mark afterwards; None when nothing was commanded.
     """
 
     stops: bool = False
     grace_s: float = 0
     starts: bool = False
+    act: str = ""
+    forgets: bool = False
     obeyed_serial: Optional[int] = None
     why: str = ""
 
@@ -43,19 +48,41 @@ def command(power: Power, *, served: Optional[int], runs: bool, host_rebooted: b
         raise StepFailed(f"unknown power action {power.action[:40]!r}")
     if served is None or power.serial > served:
         return _commanded(power, runs)
-    if host_rebooted and not runs and power.action != "stop":
+    if host_rebooted and not runs and power.action not in STAYS_OFF:
         return Command(starts=True, why="the host was rebooted")
     return Command()
 
 
 def _commanded(power: Power, runs: bool) -> Command:
-    why = f"power command {power.serial}: {power.action}"
+    asked = Command(obeyed_serial=power.serial, why=f"power command {power.serial}: {power.action}")
     if power.action == "stop":
-        return Command(runs, power.timeout_s, False, power.serial, why)
+        return replace(asked, stops=runs, grace_s=power.timeout_s)
     if power.action == "start":
-        return Command(False, 0, not runs, power.serial, why)
-    grace_s = power.timeout_s if power.action == "reboot" else 0
-    return Command(runs, grace_s, True, power.serial, why)
+        return replace(asked, starts=not runs)
+    if power.action in _ACTS:
+        # A guest that went off by itself has nothing to pause or to save.
+        act = _ACTS[power.action]
+        return replace(asked, act=act if runs or act == "restore" else "")
+    hard = power.action == "reboot-hard"
+    grace_s = 0 if hard else power.timeout_s
+    return replace(asked, stops=runs, grace_s=grace_s, starts=True, forgets=hard)
+
+
+_ACTS = {"pause": "pause", "unpause": "unpause", "suspend": "save", "resume": "restore"}
+_CALLS = {
+    "pause": libvirt_conn.pause,
+    "unpause": libvirt_conn.unpause,
+    "save": libvirt_conn.save,
+    "restore": libvirt_conn.restore,
+}
+
+
+def act(domain_id: str, what: str) -> None:
+    """Pause, unpause, save or restore a domain; StepFailed with qemu's last words."""
+    try:
+        _CALLS[what](domain_id)
+    except LibvirtError as error:
+        raise StepFailed(str(error), detail=log_tail(domain_id)) from None
 
 
 def stop(domain_id: str, grace_s: float) -> None:

@@ -21,6 +21,12 @@ _T = TypeVar("_T")
 _STATES = ("NOSTATE", "RUNNING", "RUNNING", "PAUSED", "RUNNING", "SHUTDOWN", "CRASHED", "SUSPENDED")
 """OpenStack's words for libvirt's states, by number (blocked and shutting down still run)."""
 
+SAVED = "SAVED"
+"""A domain that is off and whose memory lies on disk: its next start goes on from there."""
+
+SAVE_TIMEOUT_S = 600.0
+"""For writing a guest's memory to disk and reading it back."""
+
 _idle: list[Any] = []
 """Connections that no call uses. libvirt carries out the calls of one connection one after
 another, so calls that run at once have one each; one whose call hangs is never used again."""
@@ -84,6 +90,55 @@ def define(xml: str) -> None:
 def start(domain_id: str) -> None:
     """Start a defined domain."""
     _call(lambda: _domain(domain_id).create())
+
+
+def pause(domain_id: str) -> None:
+    """Stop the virtual CPUs of a domain that runs; its memory stays."""
+    _call(lambda: _domain(domain_id).suspend())
+
+
+def unpause(domain_id: str) -> None:
+    """Let a paused domain go on; well if it does already."""
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        if domain.state()[0] == _libvirt().VIR_DOMAIN_PAUSED:
+            domain.resume()
+
+    _call(work)
+
+
+def save(domain_id: str) -> None:
+    """Write a domain's memory to disk and switch it off; well if it is off already."""
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        if domain.isActive():
+            domain.managedSave()
+
+    _call(work, SAVE_TIMEOUT_S)
+
+
+def restore(domain_id: str) -> None:
+    """Start a domain from its saved memory, or from the beginning where there is none."""
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        if not domain.isActive():
+            domain.create()
+
+    _call(work, SAVE_TIMEOUT_S)
+
+
+def forget_saved(domain_id: str) -> None:
+    """Throw saved memory away, so that the next start is from the beginning."""
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        if domain.hasManagedSaveImage():
+            domain.managedSaveRemove()
+
+    _call(work)
 
 
 def shutdown(domain_id: str) -> None:
@@ -205,16 +260,22 @@ def _state(domain_id: str) -> str:
     return _STATES[number]
 
 
+def _state_word(domain: Any, number: int) -> str:
+    off = number == _libvirt().VIR_DOMAIN_SHUTOFF
+    return SAVED if off and domain.hasManagedSaveImage() else _STATES[number]
+
+
 def _view(domain: Any, number: int, flags: Optional[int] = None) -> Optional[DomainView]:
     module = _libvirt()
     try:
         # Without SECURE: passwords of a foreign domain are none of our business.
         xml = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE if flags is None else flags)
+        word = _state_word(domain, number)
     except module.libvirtError as error:
         if _is_missing(error):
             return None
         raise
-    return DomainView(domain.UUIDString(), domain.name(), _STATES[number], xml)
+    return DomainView(domain.UUIDString(), domain.name(), word, xml)
 
 
 def _is_missing(error: Any) -> bool:

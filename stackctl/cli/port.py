@@ -81,7 +81,8 @@ SHOW = (
 FIXED_IP = words.Fields("subnet", "subnet_id", "ip-address", "ip_address")
 
 
-def _fixed_ips(given: tuple[dict[str, str], ...]) -> tuple[FixedIp, ...]:
+def fixed_ips_of(given: tuple[dict[str, str], ...]) -> tuple[FixedIp, ...]:
+    """The wanted addresses that --fixed-ip options mean."""
     from stackctl.network.service import FixedIp
 
     return tuple(
@@ -229,7 +230,7 @@ def port_create(
     wanted = NewPort(
         network=network,
         name=name or (left[0] if left else ""),
-        fixed_ips=_fixed_ips(fixed_ips),
+        fixed_ips=fixed_ips_of(fixed_ips),
         mac=mac,
         admin_up=not disable,
         **_said(**told),
@@ -317,7 +318,7 @@ def port_set(
             said.setdefault(key, ())
     change = PortChange(
         name=name,
-        fixed_ips=() if no_fixed_ips else _fixed_ips(fixed_ips) or None,
+        fixed_ips=() if no_fixed_ips else fixed_ips_of(fixed_ips) or None,
         mac=mac,
         admin_up=up,
         no_limit=no_limit or None,

@@ -1,4 +1,4 @@
-"""boot, list, show, delete, start, stop, reboot, console-log, ssh, explain."""
+"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log, ssh, explain."""
 
 from __future__ import annotations
 
@@ -300,6 +300,42 @@ def reboot(
     if hard and soft:
         raise UsageError("Either --hard or --soft.")
     _power(context, output, "reboot-hard" if hard else "reboot", servers)
+
+
+@command("pause")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def pause(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Freeze servers: their memory stays on the host, no CPU time is used."""
+    _power(context, output, "pause", servers)
+
+
+@command("unpause")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def unpause(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Let paused servers go on."""
+    _power(context, output, "unpause", servers)
+
+
+@command("suspend")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def suspend(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Write servers' memory to their host's disk and switch them off."""
+    _power(context, output, "suspend", servers)
+
+
+@command("resume")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def resume(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Let suspended servers go on where they were."""
+    _power(context, output, "resume", servers)
 
 
 @command("console-log")

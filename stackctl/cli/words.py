@@ -21,16 +21,17 @@ _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 class Name(click.ParamType[str]):
     """The name or id of something that exists, completed from a table of the database."""
 
-    def __init__(self, table: str, name: str) -> None:
+    def __init__(self, table: str, name: str, *, column: str = "name") -> None:
         self.table = table
         self.name = name
+        self.column = column
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The names in the table that begin so."""
         try:
-            names = _names(ctx, self.table, incomplete)
+            names = _names(ctx, self.table, self.column, incomplete)
         except Exception:
             # Whatever is wrong with the database, the next command says it; a prompt must not.
             return []
@@ -43,6 +44,8 @@ NETWORK = Name("networks", "network")
 SUBNET = Name("subnets", "subnet")
 PORT = Name("ports", "port")
 SECURITY_GROUP = Name("security_groups", "security group")
+ROUTER = Name("routers", "router")
+FLOATING_IP = Name("floating_ips", "floating IP", column="address")
 IMAGE = Name("images", "image")
 FLAVOR = Name("flavors", "flavor")
 KEYPAIR = Name("keypairs", "key pair")
@@ -186,13 +189,13 @@ def read_all(stream: BinaryIO, limit_bytes: int, what: str) -> bytes:
     return content
 
 
-def _names(ctx: click.Context, table: str, incomplete: str) -> list[str]:
+def _names(ctx: click.Context, table: str, column: str, incomplete: str) -> list[str]:
     from stackctl.cli.frame import settings
     from stackctl.state import existing_cloud, read
 
     sql = (
-        f"SELECT DISTINCT name FROM {table} WHERE deleted_at IS NULL AND name <> '' "
-        "AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?"
+        f"SELECT DISTINCT {column} FROM {table} WHERE deleted_at IS NULL AND {column} <> '' "
+        f"AND substr({column}, 1, ?) = ? ORDER BY {column} LIMIT ?"
     )
     with read(existing_cloud(settings(ctx).cloud_name)) as reader:
         return [str(name) for name in reader.column(sql, len(incomplete), incomplete, _MOST_NAMES)]

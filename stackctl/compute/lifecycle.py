@@ -36,6 +36,10 @@ TRANSITIONS = {
             "rebooting-hard",
             "reboot-hard",
         ),
+        Transition("pause", ("active",), "pausing", "pause"),
+        Transition("unpause", ("paused",), "unpausing", "unpause"),
+        Transition("suspend", ("active",), "suspending", "suspend"),
+        Transition("resume", ("suspended",), "resuming", "resume"),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
     )

@@ -57,13 +57,14 @@ class BootRequest:
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """One address of a server and the network it is in."""
+    """One address of a server, the network it is in, and what stands for it outside."""
 
     network: str
     address: str
     mac: str
     subnet_id: str
     port_id: str
+    floating: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,10 @@ class Server:
     security_groups: tuple[str, ...] = ()
 
     def networks(self) -> dict[str, list[str]]:
-        """Addresses by network name, first NIC first."""
+        """Addresses by network name, first NIC first; floating IPs after what they stand for."""
         grouped: dict[str, list[str]] = {}
         for item in self.addresses:
-            grouped.setdefault(item.network, []).append(item.address)
+            grouped.setdefault(item.network, []).extend((item.address, *item.floating))
         return grouped
 
 

@@ -20,7 +20,9 @@ WHERE {} ORDER BY servers.created_at DESC, servers.launch_index DESC, servers.na
 
 _ADDRESSES = """
 SELECT ports.device_id, ports.id AS port_id, ports.mac, networks.name AS network,
-       ifnull(addresses.address, '') AS address, ifnull(addresses.subnet_id, '') AS subnet_id
+       ifnull(addresses.address, '') AS address, ifnull(addresses.subnet_id, '') AS subnet_id,
+       (SELECT group_concat(address, ' ') FROM floating_ips WHERE port_id = ports.id
+        AND fixed_address = addresses.address AND deleted_at IS NULL) AS floating
 FROM servers JOIN ports ON ports.device_id = servers.id AND ports.deleted_at IS NULL
 JOIN networks ON networks.id = ports.network_id
 LEFT JOIN addresses ON addresses.port_id = ports.id AND addresses.released_serial IS NULL
@@ -78,7 +80,8 @@ def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:
     addresses: dict[str, list[ServerAddress]] = defaultdict(list)
     for row in reader.all(_ADDRESSES.format(where), *parameters):
         server_id = row.pop("device_id")
-        addresses[server_id].append(ServerAddress(**row))
+        floating = tuple((row.pop("floating") or "").split())
+        addresses[server_id].append(ServerAddress(**row, floating=floating))
     groups: dict[str, list[str]] = defaultdict(list)
     for row in reader.all(_GROUPS.format(where), *parameters):
         groups[row["device_id"]].append(row["name"])

@@ -61,6 +61,7 @@ def _require_empty(reader: Reader, row: Row, off_for_good: bool) -> None:
             f"{len(servers)} servers are on host {row['name']}: {names}. Nothing was changed.",
             hint="delete them first: stackctl delete NAME",
         )
+    _require_no_routers(reader, row)
     waiting = reader.value(
         "SELECT count(*) FROM tombstones WHERE host_id = ? AND acknowledged_at IS NULL", row["id"]
     )
@@ -69,6 +70,18 @@ def _require_empty(reader: Reader, row: Row, off_for_good: bool) -> None:
             f"{waiting} deleted disks or domains still wait on host {row['name']} to be removed. "
             "Nothing was changed.",
             hint=f"stackctl converge {row['name']}",
+        )
+
+
+def _require_no_routers(reader: Reader, row: Row) -> None:
+    routers = reader.column(
+        "SELECT name FROM routers WHERE host_id = ? AND deleted_at IS NULL ORDER BY name", row["id"]
+    )
+    if routers:
+        names = ", ".join(routers[:5]) + (" ..." if len(routers) > 5 else "")
+        raise Conflict(
+            f"{len(routers)} routers are on host {row['name']}: {names}. Nothing was changed.",
+            hint=f"move them first: stackctl router-move {routers[0]}",
         )
 
 
@@ -114,6 +127,7 @@ def _forget(writer: Writer, row: Row) -> None:
         now(),
         row["id"],
     )
+    writer.run("UPDATE routers SET host_asked = NULL WHERE host_asked = ?", row["id"])
     writer.update("hosts", row["id"], deleted_at=now(), enabled=0)
 
 

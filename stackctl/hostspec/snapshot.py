@@ -98,7 +98,13 @@ WHERE bindings.host_id = ? AND ports.deleted_at IS NULL
   AND ports.device_owner NOT LIKE 'network:%' ORDER BY ports.id
 """
 
-_ROUTERS = "SELECT * FROM routers WHERE host_id = ? AND deleted_at IS NULL ORDER BY id"
+# Not those that are still on their way here: their old host may have them yet.
+_ROUTERS = """
+SELECT * FROM routers WHERE host_id = ? AND deleted_at IS NULL AND NOT EXISTS (
+  SELECT 1 FROM ports JOIN bindings ON bindings.port_id = ports.id
+  WHERE ports.device_id = routers.id AND ports.deleted_at IS NULL AND bindings.role = 'incoming')
+ORDER BY id
+"""
 
 _ROUTER_PORTS = """
 SELECT * FROM ports WHERE device_id IN ({}) AND deleted_at IS NULL

@@ -31,6 +31,49 @@ def reserve_gateway(writer: Writer, network: Row, subnet: Row) -> None:
     writer.change.networks.add(network["id"])
 
 
+def lend_gateway(writer: Writer, network: Row, subnet: Row, port_id: str) -> None:
+    """Make the reserved address of a subnet's gateway a router port's; Conflict when it is used."""
+    lent = writer.run(
+        "UPDATE addresses SET port_id = ?, kind = 'fixed' WHERE subnet_id = ? AND address = ?"
+        " AND kind = 'gateway' AND released_serial IS NULL",
+        port_id,
+        subnet["id"],
+        subnet["gateway"],
+    )
+    if not lent:
+        take(writer, network, subnet, port_id, subnet["gateway"], "fixed")
+
+
+def return_gateways(writer: Writer, port_id: str) -> None:
+    """Reserve again what a port has of its subnets' gateway addresses: no other port gets them."""
+    writer.run(
+        "UPDATE addresses SET port_id = NULL, kind = 'gateway'"
+        " WHERE port_id = ? AND released_serial IS NULL AND address ="
+        "  (SELECT gateway FROM subnets WHERE subnets.id = addresses.subnet_id)",
+        port_id,
+    )
+
+
+def take_floating(
+    writer: Writer, network: Row, subnets: Sequence[Row], wanted: WantedAddress | None
+) -> tuple[Row, str]:
+    """Take an address that no port has: the wanted one, or the next; with the subnet it is in."""
+    if wanted is not None:
+        chosen = _wanted_subnet(network, subnets, wanted)
+        subnets = [chosen]
+    if wanted is not None and wanted.address is not None:
+        address = _usable(chosen, wanted.address)
+        _refuse_resting(writer, network, address)
+        take(writer, network, chosen, None, address, "floating")
+        return chosen, address
+    for subnet in subnets:
+        free = free_address(writer, network["id"], subnet)
+        if free is not None:
+            take(writer, network, subnet, None, free, "floating")
+            return subnet, free
+    raise _exhausted(writer, network, f"on network {network['name']}")
+
+
 def release_addresses(writer: Writer, where: str, *parameters: Any) -> None:
     """Release live addresses; they rest until all hosts that knew them have moved on."""
     writer.run(

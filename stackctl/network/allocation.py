@@ -13,6 +13,7 @@ from typing import Any
 from stackctl.errors import Conflict
 from stackctl.network import addresses, choice, membership
 from stackctl.network.addresses import WantedAddress as WantedAddress
+from stackctl.network.floating_rows import free_floating_ips
 from stackctl.network.types import DHCP_OWNER, TRUSTED_OWNERS, Port, port_from
 from stackctl.state import Reader, Row, Writer, new_id, now
 
@@ -173,10 +174,11 @@ def dhcp_port_id(reader: Reader, subnet_id: str) -> str | None:
 
 
 def release_port(writer: Writer, port_id: str) -> None:
-    """Delete a port: its bindings go, its addresses are released and rest."""
+    """Delete a port: its bindings and floating IPs go, its addresses are released and rest."""
     port = writer.get("ports", port_id)
     for host_id in writer.column("SELECT host_id FROM bindings WHERE port_id = ?", port_id):
         unbind_port(writer, port_id, host_id)
+    free_floating_ips(writer, port_id)
     addresses.release_addresses(writer, "port_id = ?", port_id)
     writer.update("ports", port_id, deleted_at=now(), status="DOWN")
     touch(writer, port["network_id"], port_id)
@@ -220,6 +222,7 @@ def leave_server(writer: Writer, port_id: str) -> None:
         return
     for host_id in writer.column("SELECT host_id FROM bindings WHERE port_id = ?", port_id):
         unbind_port(writer, port_id, host_id)
+    free_floating_ips(writer, port_id)
     free = {"device_id": "", "device_owner": "", "nic_index": 0, "hostname": "", "status": "DOWN"}
     writer.update("ports", port_id, **free, version=port["version"] + 1)
     touch(writer, port["network_id"], port_id)

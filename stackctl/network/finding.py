@@ -62,6 +62,22 @@ def own_port(context: Context, reader: Reader, word: str) -> Row:
     return find_own(context, reader, "ports", word, noun="port")
 
 
+def own_router(context: Context, reader: Reader, word: str) -> Row:
+    """A router of the asker's project."""
+    return find_own(context, reader, "routers", word, noun="router")
+
+
+def own_floating_ip(context: Context, reader: Reader, word: str) -> Row:
+    """A floating IP of the asker's project, by its address or id."""
+    named = "(SELECT *, address AS name FROM floating_ips)"
+    return find_own(context, reader, named, word, noun="floating IP")
+
+
+def own_server(context: Context, reader: Reader, word: str) -> Row:
+    """A server of the asker's project, for what concerns its ports."""
+    return find_own(context, reader, "servers", word, noun="server")
+
+
 def visible_subnets(context: Context, reader: Reader) -> list[Row]:
     """Every subnet of the networks that the asker may use, oldest first."""
     return reader.all(

@@ -13,7 +13,14 @@ from stackctl.network import addresses, segments
 from stackctl.network.finding import VISIBLE_NETWORK, own_network, visible_network
 from stackctl.network.segments import Segment
 from stackctl.network.subnets import NewSubnet, add_subnet, drop_subnet
-from stackctl.network.types import DHCP_OWNER, Network, network_from
+from stackctl.network.types import (
+    DHCP_OWNER,
+    GATEWAY_OWNER,
+    Network,
+    floating_labels,
+    network_from,
+    port_label,
+)
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one
 from stackctl.state import Reader, Row, Writer, new_id, now, read
@@ -127,6 +134,8 @@ def set_network(context: Context, word: str, change: NetworkChange) -> Done[Netw
         network = own_network(context, writer, word)
         if change.shared is False:
             _refuse_strangers(writer, network)
+        if change.external is False:
+            _refuse_gateways(writer, network)
         columns = {key: int(item) if key != "name" else item for key, item in values.items()}
         writer.update("networks", network["id"], **columns, version=network["version"] + 1)
         writer.change.networks.add(network["id"])
@@ -166,14 +175,16 @@ def checked_domain(text: str) -> str:
 
 def _refuse_in_use(writer: Writer, network: Row) -> None:
     ports = writer.all(
-        "SELECT id, name, hostname FROM ports"
+        "SELECT * FROM ports"
         " WHERE network_id = ? AND deleted_at IS NULL AND device_owner <> ? ORDER BY rowid",
         network["id"],
         DHCP_OWNER,
     )
-    if ports:
-        names = ", ".join(port["name"] or port["hostname"] or port["id"] for port in ports[:10])
-        more = f" and {len(ports) - 10} more" if len(ports) > 10 else ""
+    users = [port_label(writer, port) for port in ports]
+    users += floating_labels(writer, "network_id", network["id"])
+    if users:
+        names = ", ".join(users[:10])
+        more = f" and {len(users) - 10} more" if len(users) > 10 else ""
         raise Conflict(
             f"Unable to complete operation on network {network['name']}. There are one or more "
             f"ports still in use on the network: {names}{more}.",
@@ -192,6 +203,22 @@ def _refuse_strangers(reader: Reader, network: Row) -> None:
         raise Conflict(
             f"Unable to reconfigure sharing settings for network {network['name']}. "
             f"Multiple tenants are using it ({strangers} ports of other projects)."
+        )
+
+
+def _refuse_gateways(reader: Reader, network: Row) -> None:
+    ports = reader.all(
+        "SELECT * FROM ports WHERE network_id = ? AND device_owner = ? AND deleted_at IS NULL",
+        network["id"],
+        GATEWAY_OWNER,
+    )
+    users = [port_label(reader, port) for port in ports]
+    users += floating_labels(reader, "network_id", network["id"])
+    if users:
+        raise Conflict(
+            f"External network {network['name']} cannot be updated to be made non-external, since "
+            f"it has existing gateway ports or floating IPs: {', '.join(users[:10])}.",
+            hint="stackctl router-gateway-clear ROUTER",
         )
 
 

@@ -16,8 +16,16 @@ from stackctl.network import addresses, allocation, choice, membership
 from stackctl.network.addresses import WantedAddress
 from stackctl.network.dhcp_options import NewDhcpOption, checked_options
 from stackctl.network.finding import own_group, own_groups, own_port, subnet_in, visible_network
+from stackctl.network.floating_rows import free_floating_ips
 from stackctl.network.port_rules import checked_limit, checked_pairs
-from stackctl.network.types import DHCP_OWNER, LIMITS, Port, port_from
+from stackctl.network.types import (
+    DHCP_OWNER,
+    GATEWAY_OWNER,
+    LIMITS,
+    Port,
+    is_router_port,
+    port_from,
+)
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one
 from stackctl.state import Reader, Row, Writer, read
@@ -146,7 +154,7 @@ def set_port(context: Context, word: str, change: PortChange) -> Done[Port]:
 
     def work(writer: Writer) -> Port:
         port = own_port(context, writer, word)
-        _refuse_dhcp(port, "changed")
+        _refuse_owned(writer, port, "changed")
         network = writer.get("networks", port["network_id"])
         if change.mac is not None:
             _change_mac(writer, network, port, change.mac)
@@ -172,7 +180,7 @@ def delete_port(context: Context, word: str) -> Done[Port]:
 
     def work(writer: Writer) -> Port:
         port = own_port(context, writer, word)
-        _refuse_dhcp(port, "deleted")
+        _refuse_owned(writer, port, "deleted")
         if port["device_id"]:
             raise Conflict(
                 f"Unable to complete operation on port {port['name'] or port['id']}. It is still "
@@ -225,6 +233,7 @@ def _change_addresses(
         else:
             new.append(each)
     for address in held.keys() - kept:
+        free_floating_ips(writer, port["id"], address)
         addresses.release_addresses(writer, "port_id = ? AND address = ?", port["id"], address)
     if new:
         allocation.give_addresses(writer, network, port["id"], new)
@@ -287,7 +296,18 @@ def _refuse_open_pairs(secured: bool, pairs: Sequence[object]) -> None:
         )
 
 
-def _refuse_dhcp(port: Row, verb: str) -> None:
+def _refuse_owned(reader: Reader, port: Row, verb: str) -> None:
+    """Ports of DHCP servers and routers go along with those."""
+    if is_router_port(port):
+        router = reader.get("routers", port["device_id"])["name"]
+        gateway = port["device_owner"] == GATEWAY_OWNER
+        verb_of = "gateway-clear" if gateway else "interface-delete"
+        what = "" if gateway else f" port={port['id']}"
+        raise Conflict(
+            f"Port {port['id']} cannot be {verb} directly via the port API: has device owner "
+            f"{port['device_owner']}. It belongs to router {router}.",
+            hint=f"stackctl router-{verb_of} {router}{what}",
+        )
     if port["device_owner"] == DHCP_OWNER:
         raise Conflict(
             f"Port {port['id']} cannot be {verb} directly: it has device owner {DHCP_OWNER} and "

@@ -17,7 +17,15 @@ from stackctl.network import addresses, subnet_rules
 from stackctl.network.allocation import dhcp_port_id, ensure_dhcp_port, release_port
 from stackctl.network.choice import lowest_free
 from stackctl.network.finding import own_network, own_subnet, visible_subnet, visible_subnets
-from stackctl.network.types import Pool, Subnet, pools_of, subnet_from
+from stackctl.network.types import (
+    Pool,
+    Subnet,
+    floating_labels,
+    is_router_port,
+    pools_of,
+    port_label,
+    subnet_from,
+)
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one
 from stackctl.state import Reader, Row, Writer, new_id, now, read
@@ -196,14 +204,16 @@ def _switch_dhcp(writer: Writer, network: Row, subnet: Row) -> None:
     port_id = dhcp_port_id(writer, subnet["id"])
     if port_id is not None:
         release_port(writer, port_id)
-    if subnet["dhcp"] and _ports_in(writer, subnet):
+    served = [port for port in _ports_in(writer, subnet) if not is_router_port(port)]
+    if subnet["dhcp"] and served:
         ensure_dhcp_port(writer, network, subnet)
 
 
 def _refuse_in_use(reader: Reader, subnet: Row) -> None:
-    ports = _ports_in(reader, subnet)
-    if ports:
-        names = ", ".join(port["name"] or port["hostname"] or port["id"] for port in ports[:10])
+    users = [port_label(reader, port) for port in _ports_in(reader, subnet)]
+    users += floating_labels(reader, "subnet_id", subnet["id"])
+    if users:
+        names = ", ".join(users[:10])
         raise Conflict(
             f"Unable to complete operation on subnet {addresses.subnet_label(subnet)}: One or more "
             f"ports have an IP allocation from this subnet: {names}.",
@@ -213,7 +223,7 @@ def _refuse_in_use(reader: Reader, subnet: Row) -> None:
 
 def _ports_in(reader: Reader, subnet: Row) -> list[Row]:
     return reader.all(
-        "SELECT DISTINCT ports.id, ports.name, ports.hostname FROM addresses"
+        "SELECT DISTINCT ports.* FROM addresses"
         " JOIN ports ON ports.id = addresses.port_id"
         " WHERE addresses.subnet_id = ? AND addresses.kind = 'fixed'"
         " AND addresses.released_serial IS NULL",

@@ -27,6 +27,11 @@ TRUSTED_OWNERS = "network:"
 LIMITS = ("egress_kbps", "egress_burst_kb", "ingress_kbps", "ingress_burst_kb")
 """The columns of a port's bandwidth limits."""
 
+INTERFACE_OWNER = "network:router_interface"
+GATEWAY_OWNER = "network:router_gateway"
+"""``device_owner`` of the ports of a router; such a port goes with router-interface-delete or
+router-gateway-clear."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -145,6 +150,66 @@ class SecurityGroup:
     created_at: str
 
 
+@dataclass(frozen=True)
+class RouterPort:
+    """An interface of a router, or its gateway. ``cidrs`` are the subnets that it is in."""
+
+    port_id: str
+    network_id: str
+    network_name: str
+    mac: str
+    addresses: tuple[FixedAddress, ...]
+    cidrs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Router:
+    """A router. ``host`` is empty while it has no ports; ``pinned``: it may be on no other.
+
+    ``fault`` is what its host said when it could not be made there, ``status`` then ERROR.
+    """
+
+    id: str
+    project_id: str
+    name: str
+    status: str
+    admin_up: bool
+    host: str
+    host_id: str | None
+    pinned: bool
+    gateway: RouterPort | None
+    snat: bool
+    interfaces: tuple[RouterPort, ...]
+    routes: tuple[HostRoute, ...]
+    fault: str
+    created_at: str
+
+
+@dataclass(frozen=True)
+class FloatingIp:
+    """An address of an external network; the rest is None while it stands for no port's."""
+
+    id: str
+    project_id: str
+    network_id: str
+    network_name: str
+    subnet_id: str
+    address: str
+    fixed_address: str | None
+    port_id: str | None
+    server_name: str
+    router_id: str | None
+    router_name: str
+    description: str
+    status: str
+    created_at: str
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.address
+
+
 def network_from(reader: Reader, row: Row) -> Network:
     """The value of a ``networks`` row."""
     subnets = reader.all(
@@ -225,6 +290,80 @@ def rule_from(reader: Reader, row: Row) -> GroupRule:
     values["group_name"] = reader.get("security_groups", row["group_id"])["name"]
     values["remote_group_name"] = reader.get("security_groups", remote)["name"] if remote else ""
     return GroupRule(**values)
+
+
+def router_from(reader: Reader, row: Row) -> Router:
+    """The value of a ``routers`` row, with its ports in the order they were made."""
+    ports = router_ports(reader, row["id"])
+    interfaces = [port for port in ports if port["device_owner"] == INTERFACE_OWNER]
+    gateways = [port for port in ports if port["device_owner"] == GATEWAY_OWNER]
+    routes = json.loads(row["routes_json"])
+    fault = json.loads(row["fault_json"] or "{}")
+    values = _columns(Router, row, "admin_up", "snat")
+    values["host"] = reader.get("hosts", row["host_id"])["name"] if row["host_id"] else ""
+    values["pinned"] = row["host_asked"] is not None
+    values["gateway"] = _router_port_from(reader, gateways[0]) if gateways else None
+    values["interfaces"] = tuple(_router_port_from(reader, port) for port in interfaces)
+    values["routes"] = tuple(HostRoute(**route) for route in routes)
+    values["fault"] = fault.get("message", "")
+    return Router(**values)
+
+
+def router_ports(reader: Reader, router_id: str) -> list[Row]:
+    """The rows of a router's interfaces and gateway, oldest first."""
+    return reader.all(
+        "SELECT * FROM ports WHERE device_id = ? AND deleted_at IS NULL"
+        " AND device_owner IN (?, ?) ORDER BY rowid",
+        router_id,
+        INTERFACE_OWNER,
+        GATEWAY_OWNER,
+    )
+
+
+def _router_port_from(reader: Reader, row: Row) -> RouterPort:
+    port = port_from(reader, row)
+    return RouterPort(
+        port_id=port.id,
+        network_id=port.network_id,
+        network_name=port.network_name,
+        mac=port.mac,
+        addresses=port.addresses,
+        cidrs=tuple(reader.get("subnets", each.subnet_id)["cidr"] for each in port.addresses),
+    )
+
+
+def floating_ip_from(reader: Reader, row: Row) -> FloatingIp:
+    """The value of a ``floating_ips`` row."""
+    values = _columns(FloatingIp, row)
+    values["network_name"] = reader.get("networks", row["network_id"])["name"]
+    router = reader.get("routers", row["router_id"]) if row["router_id"] else None
+    values["router_name"] = router["name"] if router else ""
+    sql = "SELECT servers.name FROM ports JOIN servers ON servers.id = device_id WHERE ports.id = ?"
+    values["server_name"] = reader.value(sql, row["port_id"]) or ""
+    return FloatingIp(**values)
+
+
+def is_router_port(port: Row) -> bool:
+    """Whether a port is an interface or the gateway of a router."""
+    return port["device_owner"] in (INTERFACE_OWNER, GATEWAY_OWNER)
+
+
+def port_label(reader: Reader, port: Row) -> str:
+    """What people call a port: its own name, its server's or router's, or its id."""
+    if is_router_port(port):
+        router = reader.value("SELECT name FROM routers WHERE id = ?", port["device_id"])
+        return f"router {router}"
+    return str(port["name"] or port["hostname"] or port["id"])
+
+
+def floating_labels(reader: Reader, column: str, id_: str) -> list[str]:
+    """What people call the floating IPs of a network (``network_id``) or subnet (``subnet_id``)."""
+    rows = reader.column(
+        f"SELECT address FROM floating_ips WHERE {column} = ? AND deleted_at IS NULL"
+        " ORDER BY rowid",
+        id_,
+    )
+    return [f"floating IP {address}" for address in rows]
 
 
 def _columns(cls: Any, row: Row, *flags: str) -> dict[str, Any]:

@@ -240,4 +240,10 @@ def _labels(host_spec: HostSpec) -> dict[str, str]:
             labels[subnet.id] = subnet.cidr
             if subnet.dhcp is not None:
                 labels[subnet.dhcp.port_id] = f"DHCP of {subnet.cidr}"
+    for router in host_spec.routers:
+        ends = [*router.interfaces, *([router.gateway] if router.gateway else [])]
+        for end in ends:
+            labels[end.id] = f"router's port {' '.join(item.address for item in end.addresses)}"
+        held = " ".join(item.address for end in ends for item in end.addresses)
+        labels[router.id] = f"router {held}"
     return labels

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stackctl.errors import NotFound, StackctlError
+from stackctl.hostspec import affected_hosts
 from stackctl.identity.context import Context
 from stackctl.operation import convergence
 from stackctl.operation.exchange import is_ahead
 from stackctl.operation.owner import owner_is_alive
+from stackctl.operation.router_moves import bring_up
 from stackctl.operation.settle import fail_build
 from stackctl.state import Reader, Row, Writer, find, now, read, write
 
@@ -53,9 +56,16 @@ def recover(context: Context) -> list[Recovered]:
     """
     with read(context.cloud) as reader:
         dead = interrupted(reader)
-    hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])}
+    settled = {item.id: item for item in _roll_forward(context, dead)}
+    with read(context.cloud) as reader:
+        halfway = [row for row in interrupted(reader) if settled.get(row["id"]) == _halfway(row)]
+    return list((settled | {item.id: item for item in _roll_forward(context, halfway)}).values())
+
+
+def _roll_forward(context: Context, dead: Sequence[Row]) -> list[Recovered]:
     if not dead:
         return []
+    hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])}
     exchanges = convergence.converge(context, hosts, (), dead[0]["id"])
     errors = {item.host_id: item.error.message for item in exchanges if item.error is not None}
     with write(context.cloud) as writer:
@@ -102,12 +112,17 @@ def _hosts(context: Context, word: str | None) -> list[Row]:
 
 
 def _behind(reader: Reader, operation: Row) -> list[str]:
-    """Names of the operation's hosts that have not applied its last transaction."""
+    """Names of the operation's hosts that have not applied its last transaction.
+
+    A fenced one carries nothing and is not waited for.
+    """
     hosts = [reader.get("hosts", host_id) for host_id in json.loads(operation["hosts_json"])]
     return [
         host["name"]
         for host in hosts
-        if host["deleted_at"] is None and host["applied_serial"] < operation["serial"]
+        if host["deleted_at"] is None
+        and not host["fenced"]
+        and host["applied_serial"] < operation["serial"]
     ]
 
 
@@ -128,6 +143,8 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
         return Recovered(
             operation["id"], operation["summary"], operation["started_at"], "interrupted", message
         )
+    if operation["kind"] == "router-move" and _second_phase(writer, operation):
+        return _halfway(operation)
     # Its hosts have done all they were to do: no task of it goes on.
     writer.run("UPDATE servers SET task_state = NULL WHERE operation_id = ?", operation["id"])
     outcome = "failed" if left else "done"
@@ -135,6 +152,27 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
     _finish(writer, operation, outcome, message)
     return Recovered(
         operation["id"], operation["summary"], operation["started_at"], outcome, message
+    )
+
+
+def _second_phase(writer: Writer, operation: Row) -> bool:
+    """What a command that moved a router had still to do, if it had."""
+    router_id = json.loads(operation["result_json"])["id"]
+    if not bring_up(writer, router_id):
+        return False
+    hosts = affected_hosts(writer, writer.change).all
+    for host_id in hosts:
+        writer.update("hosts", host_id, issued_serial=writer.serial)
+    known = {*json.loads(operation["hosts_json"]), *hosts}
+    values = {"hosts_json": json.dumps(sorted(known)), "serial": writer.serial}
+    writer.update("operations", operation["id"], **values)
+    return True
+
+
+def _halfway(operation: Row) -> Recovered:
+    message = "its second phase began: waits for its hosts"
+    return Recovered(
+        operation["id"], operation["summary"], operation["started_at"], "interrupted", message
     )
 
 

@@ -23,9 +23,13 @@ VM_STATES = {
     "SHUTDOWN": "stopped",
     "CRASHED": "stopped",
     "SUSPENDED": "suspended",
+    "SAVED": "suspended",
 }
 
-KEPT_KINDS = ("domain", "disk", "port")
+# Nova has no word for a guest whose memory lies on disk: it is off.
+POWER_STATES = {"SAVED": "SHUTDOWN"}
+
+KEPT_KINDS = ("domain", "disk", "port", "router")
 
 
 def concerns_a_row(report: Report) -> bool:
@@ -55,6 +59,8 @@ class Reporter:
                 self._disk(writer, report)
             elif report.kind == "port":
                 self._port(writer, report)
+            elif report.kind == "router":
+                self._router(writer, report)
             elif report.result == "failed":
                 self._part_failed(writer, report)
 
@@ -83,7 +89,8 @@ class Reporter:
         if server["id"] in self._failed_servers:
             # A guest may run on without a part that failed: that part is no less a fault.
             vm_state = str(server["vm_state"])
-        values: Row = {"power_state": power_state, "vm_state": vm_state, "task_state": None}
+        shown = POWER_STATES.get(power_state, power_state)
+        values: Row = {"power_state": shown, "vm_state": vm_state, "task_state": None}
         if vm_state != "error":
             values |= {"fault_json": None, "held": 0}
         if server["launched_at"] is None and vm_state == "active":
@@ -103,10 +110,13 @@ class Reporter:
         held = int(server["launched_at"] is None)
         values: Row = {"vm_state": "error", "task_state": None, "held": held}
         if server["vm_state"] != "error" or _told(server) != fault.message:
-            told = {"message": fault.message, "detail": fault.detail, "command": fault.command}
-            values["fault_json"] = json.dumps({**told, "host": self.host_name, "at": now()})
+            values["fault_json"] = self._fault_json(fault)
             self._note(writer, server, "error", fault.message)
         writer.update("servers", server["id"], **values)
+
+    def _fault_json(self, fault: Fault) -> str:
+        told = {"message": fault.message, "detail": fault.detail, "command": fault.command}
+        return json.dumps({**told, "host": self.host_name, "at": now()})
 
     def _disk(self, writer: Writer, report: Report) -> None:
         disk = self._row_here(writer, "disks", report)
@@ -144,6 +154,41 @@ class Reporter:
             report.id,
             status,
             self.host_id,
+        )
+
+    def _router(self, writer: Writer, report: Report) -> None:
+        router = self._row_here(writer, "routers", report)
+        if report.result == "failed":
+            self._router_failed(writer, router, report)
+        elif router is not None and report.result in WELL:
+            status = "ACTIVE" if router["admin_up"] else "DOWN"
+            if (router["status"], router["fault_json"]) != (status, None):
+                writer.update("routers", router["id"], status=status, fault_json=None)
+            self._router_parts(writer, router, status)
+
+    def _router_failed(self, writer: Writer, router: Row | None, report: Report) -> None:
+        name = writer.value("SELECT name FROM routers WHERE id = ?", report.id) or ""
+        self._failed(writer, report, report.id, str(name))
+        if router is not None:
+            fault = self._fault_json(_fault(report))
+            writer.update("routers", router["id"], status="ERROR", fault_json=fault)
+            self._router_parts(writer, router, "DOWN")
+
+    def _router_parts(self, writer: Writer, router: Row, status: str) -> None:
+        """Its floating IPs and ports are what it is."""
+        writer.run(
+            "UPDATE floating_ips SET status = ? WHERE router_id = ? AND status <> ?"
+            " AND deleted_at IS NULL",
+            status,
+            router["id"],
+            status,
+        )
+        writer.run(
+            "UPDATE ports SET status = ? WHERE device_id = ? AND status <> ?"
+            " AND deleted_at IS NULL",
+            status,
+            router["id"],
+            status,
         )
 
     def _part_failed(self, writer: Writer, report: Report) -> None:

@@ -80,10 +80,23 @@ def prepare_one(
             )
             return value
 
-        table = f"{noun}s".replace(" ", "_")
-        value = operation.transact(noted, lambda value: {"table": table, "id": value.id})
+        value = operation.transact(noted, lambda value: {"table": _table(noun), "id": value.id})
         operation.converge()
         return operation.finish(value)
+
+
+def as_it_became(
+    context: Context, done: Done[N], noun: str, load: Callable[[Reader, Row], N]
+) -> Done[N]:
+    """The same end with the value as hosts have reported it since the transaction."""
+    if context.dry_run:
+        return done
+    with read(context.cloud) as reader:
+        return done.with_value(load(reader, reader.get(_table(noun), done.value.id)))
+
+
+def _table(noun: str) -> str:
+    return f"{noun.replace(' ', '_')}s"
 
 
 def _repeated(context: Context, operation: Row, load: Callable[[Reader, Row], N]) -> N:

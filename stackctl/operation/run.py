@@ -105,6 +105,10 @@ class Operation:
         if exchange.error is not None:
             self.context.watch.warn(f"{exchange.error.message} Trying other hosts.")
 
+    def leave_out(self, host_id: str) -> None:
+        """Do not ask a host (fenced, or not reached): it learns of all when it returns."""
+        self._worked_around.add(host_id)
+
     def go_back_to(self, host_id: str) -> None:
         """Ask a host again after all."""
         self._worked_around.discard(host_id)

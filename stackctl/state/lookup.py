@@ -38,4 +38,5 @@ def find(
 
 def list_command(noun: str) -> str:
     """The command that lists things of this kind."""
-    return {"server": "list", "network": "net-list"}.get(noun, f"{noun.replace(' ', '-')}-list")
+    names = {"server": "list", "network": "net-list", "floating IP": "floatingip-list"}
+    return names.get(noun, f"{noun.replace(' ', '-')}-list")

@@ -22,13 +22,15 @@ ALTER TABLE ports ADD COLUMN ingress_kbps INTEGER;
 ALTER TABLE ports ADD COLUMN ingress_burst_kb INTEGER;
 
 -- host_id: where it is; NULL until it has an interface or a gateway. Its ports are rows of ports
--- with device_id = its id, bound to that host.
+-- with device_id = its id, bound to that host; with the role incoming while it is still on its way
+-- there from another one. host_asked: the only host that it may be on.
 CREATE TABLE routers (
   id TEXT PRIMARY KEY,
   version INTEGER NOT NULL DEFAULT 1,
   project_id TEXT NOT NULL REFERENCES projects(id),
   name TEXT NOT NULL,
   host_id TEXT REFERENCES hosts(id),
+  host_asked TEXT REFERENCES hosts(id),
   admin_up INTEGER NOT NULL DEFAULT 1,
   snat INTEGER NOT NULL DEFAULT 1,
   routes_json TEXT NOT NULL DEFAULT '[]',

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from agent.spec import AddressPair, to_plain
+from agent.spec import AddressPair, HostRoute, to_plain
 from stackctl.compute import secgroups, service
 from stackctl.compute.types import Nic
 from stackctl.errors import StackctlError
@@ -26,8 +26,20 @@ from tests.builders import join_networks, new_world
 HOSTS = st.sampled_from(["h1", "h2", "h3"])
 NETS = st.sampled_from(["n1", "n2"])
 SERVERS = st.sampled_from(["a", "b", "c"])
+ROUTERS = st.sampled_from(["r1", "r2"])
+SUBNETS = st.sampled_from(["n1", "n2", "s3"])
+OUTSIDE = st.sampled_from(["out1", "out2"])
 GROUPS = st.sampled_from(["default", "web", "db"])
-OWN = ("settings", "ports", "images", "disks", "servers", "tombstones", "security_groups")
+OWN = (
+    "settings",
+    "ports",
+    "images",
+    "disks",
+    "servers",
+    "tombstones",
+    "security_groups",
+    "routers",
+)
 run = sys.modules["stackctl.operation.run"]
 
 
@@ -50,6 +62,8 @@ class Commands(RuleBasedStateMachine):
         self.wrong = []
         for name in ("n1", "n2"):
             self.world.add_network(name, f"10.{name[1]}.0.0/28")
+        for name in ("out1", "out2"):
+            self.world.add_network(name, f"203.0.{name[3]}.0/28", external=True)
         if joined:
             join_networks(self.world, "n1", "n2")
 
@@ -180,6 +194,69 @@ class Commands(RuleBasedStateMachine):
     @rule()
     def delete_port(self):
         self.tried(network.delete_port, self.world.context, "p")
+
+    @rule(name=ROUTERS, outside=OUTSIDE | st.none(), host=HOSTS | st.none())
+    def router(self, name, outside, host):
+        wanted = network.NewRouter(name, gateway=outside, host=host)
+        self.tried(network.create_router, self.world.context, wanted)
+
+    @rule(name=ROUTERS, net=SUBNETS, there=st.booleans())
+    def interface(self, name, net, there):
+        with read(self.world.cloud) as reader:
+            sql = "SELECT subnets.id FROM subnets JOIN networks ON networks.id = network_id "
+            where = "WHERE ? IN (subnets.name, networks.name) AND subnets.deleted_at IS NULL"
+            subnet = reader.value(sql + where, net) or net
+        work = network.add_interface if there else network.remove_interface
+        self.tried(work, self.world.context, name, subnet=subnet)
+
+    @rule(name=ROUTERS)
+    def interface_by_port(self, name):
+        self.tried(network.add_interface, self.world.context, name, port="p")
+
+    @rule(name=ROUTERS, outside=OUTSIDE | st.none(), snat=st.booleans())
+    def gateway(self, name, outside, snat):
+        change = network.RouterChange(gateway=outside, no_gateway=outside is None, snat=snat)
+        self.tried(network.set_router, self.world.context, name, change)
+
+    @rule(name=ROUTERS, up=st.booleans(), net=st.integers(1, 2), drop=st.booleans())
+    def change_router(self, name, up, net, drop):
+        route = HostRoute("172.16.0.0/16", f"10.{net}.0.14")
+        change = network.RouterChange(admin_up=up, no_routes=drop, add_routes=(route,))
+        self.tried(network.set_router, self.world.context, name, change)
+
+    @rule(name=ROUTERS, host=HOSTS | st.none())
+    def move_router(self, name, host):
+        self.tried(network.move_router, self.world.context, name, host)
+
+    @rule(name=ROUTERS)
+    def delete_router(self, name):
+        self.tried(network.delete_router, self.world.context, name)
+
+    @rule(outside=OUTSIDE, server=SERVERS | st.none())
+    def floating_ip(self, outside, server):
+        target = network.Target(server=server) if server else None
+        wanted = network.NewFloatingIp(outside, target=target)
+        self.tried(network.create_floating_ip, self.world.context, wanted)
+
+    @rule(net=st.integers(1, 2), last=st.integers(2, 5), server=SERVERS | st.none())
+    def associate(self, net, last, server):
+        word = f"203.0.{net}.{last}"
+        if server is None:
+            self.tried(network.disassociate, self.world.context, word)
+        else:
+            self.tried(network.associate, self.world.context, word, network.Target(server=server))
+
+    @rule(net=st.integers(1, 2), last=st.integers(2, 5))
+    def delete_floating_ip(self, net, last):
+        self.tried(network.delete_floating_ip, self.world.context, f"203.0.{net}.{last}")
+
+    @rule(name=SERVERS, router=ROUTERS, host=HOSTS)
+    def routed_server(self, name, router, host):
+        """What floating IPs need, at once: by chance it would be rare."""
+        self.boot(name, ["n1"], host, ["default"])
+        self.router(router, "out1", None)
+        self.interface(router, "n1", True)
+        self.floating_ip("out1", name)
 
     @rule()
     def converge(self):

@@ -33,6 +33,7 @@ def test_guides_that_share_a_lab(tmp_path, clouds):
         pages = [
             "lab",
             "networks",
+            "routers",
             "security-groups",
             "servers",
             "clusters",

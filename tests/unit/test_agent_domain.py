@@ -144,6 +144,33 @@ def test_a_newer_power_command_is_obeyed(action, served, runs, expected):
     assert found.grace_s == (60 if found.stops and action != "reboot-hard" else found.grace_s)
 
 
+@pytest.mark.parametrize(
+    ("action", "runs", "expected"),
+    [
+        ("pause", True, "pause"),
+        ("pause", False, ""),
+        ("unpause", True, "unpause"),
+        ("suspend", True, "save"),
+        ("suspend", False, ""),
+        ("resume", False, "restore"),
+        ("start", False, ""),
+    ],
+)
+def test_pausing_and_saving_stop_and_start_nothing(action, runs, expected):
+    found = command(Power(2, action), served=1, runs=runs, host_rebooted=False)
+    assert found.act == expected
+    assert not found.stops
+    assert found.starts == (action == "start")
+
+
+def test_only_a_hard_reboot_throws_saved_memory_away():
+    forgets = {
+        action: command(Power(2, action), served=1, runs=False, host_rebooted=False).forgets
+        for action in domain_power.ACTIONS
+    }
+    assert [action for action, forgotten in forgets.items() if forgotten] == ["reboot-hard"]
+
+
 def test_a_hard_reboot_does_not_ask_the_guest():
     found = command(Power(2, "reboot-hard", 60), served=1, runs=True, host_rebooted=False)
     assert found.grace_s == 0
@@ -163,6 +190,7 @@ def test_a_rebooted_host_starts_what_was_to_run():
     assert after("start")
     assert after("reboot")
     assert not after("stop")
+    assert not after("suspend")
     assert not after("start", runs=True)
 
 

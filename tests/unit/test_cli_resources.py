@@ -8,7 +8,8 @@ from click.testing import CliRunner
 
 from stackctl.cli import main
 from stackctl.identity.bootstrap import create_cloud, make_keypair
-from stackctl.state import find_cloud, read
+from stackctl.state import find_cloud, new_id, now, read, write
+from tests.fakes import FakeFleet
 
 
 @pytest.fixture
@@ -389,3 +390,147 @@ def test_port_security_of_a_network(cloud):
     assert shown("port-create", "open", "--enable-port-security")["Security Groups"] == ["default"]
     assert shown("net-set", "open", "--enable-port-security")["Port Security"] is True
     assert shown("port-create", "open", "--disable-port-security")["Security Groups"] == []
+
+
+@pytest.fixture
+def routed(cloud):
+    """An external network and a private one, each with a subnet; no host has them."""
+    good("net-create", "public", "--external", "--subnet", "203.0.113.0/24")
+    good("net-create", "net")
+    good("subnet-create", "net", "10.0.0.0/24", "--name", "sub")
+
+
+def test_a_router_has_no_place_in_a_cloud_without_hosts(routed):
+    made = shown("router-create", "edge", "--disable-snat", "--disable")
+    assert (made["Name"], made["Status"], made["Admin State"]) == ("edge", "DOWN", "DOWN")
+    assert (made["SNAT"], made["Host"], made["Interfaces"]) == (False, "", [])
+    assert "no host" in refused(6, "router-interface-add", "edge", "sub")
+    assert shown("router-set", "edge", "--enable", "--enable-snat")["SNAT"] is True
+    assert names("router-list") == ["edge"]
+    good("router-delete", "edge")
+
+
+@pytest.fixture
+def housed(routed, tmp_path, monkeypatch):
+    """The same with a host that is a file, and a router."""
+    fleet = FakeFleet(tmp_path / "fleet")
+    monkeypatch.setattr("stackctl.fleet.session.open_session", fleet.open_session)
+    row = {"id": new_id(), "name": "h1", "transport": "ssh", "address": "h1", "ssh_port": 22}
+    row |= {"ssh_user": "root", "host_key": "k", "vcpus": 4, "ram_mb": 4096, "disk_gb": 50}
+    with write(find_cloud("default")) as writer:
+        writer.insert("hosts", {**row, "created_at": now()})
+    good("router-create", "r")
+
+
+@pytest.mark.parametrize(
+    ("add", "remove"),
+    [
+        (["router-interface-add", "r", "sub"], ["router-interface-delete", "r", "sub"]),
+        (
+            ["router-interface-add", "r", "subnet=sub"],
+            ["router-interface-delete", "r", "subnet=sub"],
+        ),
+        (["router", "add", "subnet", "r", "sub"], ["router", "remove", "subnet", "r", "sub"]),
+        (["router", "add", "port", "r", "leg"], ["router", "remove", "port", "r", "leg"]),
+        (["router-interface-add", "r", "port=leg"], ["router-interface-delete", "r", "port=leg"]),
+    ],
+)
+def test_spellings_of_an_interface(housed, add, remove):
+    good("port-create", "net", "--name", "leg", "--fixed-ip", "ip-address=10.0.0.254")
+    held = "10.0.0.254" if "leg" in add[-1] else "10.0.0.1"
+    router = shown(*add)
+    assert (router["Interfaces"], router["Host"]) == ([f"{held} in net"], "h1")
+    assert shown(*remove)["Interfaces"] == []
+
+
+@pytest.mark.parametrize(
+    ("add", "clear"),
+    [
+        (["router-gateway-set", "r", "public"], ["router-gateway-clear", "r"]),
+        (
+            ["router", "set", "--external-gateway", "public", "r"],
+            ["router", "unset", "--external-gateway", "r"],
+        ),
+        (["router-update", "r", "--external-gateway", "public"], ["router-gateway-clear", "r"]),
+    ],
+)
+def test_spellings_of_a_gateway(housed, add, clear):
+    fixed = ["--fixed-ip", "ip-address=203.0.113.7", "--disable-snat"]
+    router = shown(*add, *fixed)
+    assert (router["External Network"], router["External IP"]) == ("public", ["203.0.113.7"])
+    assert router["SNAT"] is False
+    listed = shown("router-list")[0]
+    assert (listed["External Network"], listed["Status"]) == ("public", "ACTIVE")
+    assert shown(*clear)["External Network"] is None
+
+
+def test_routes_as_typed(housed):
+    good("router-interface-add", "r", "sub")
+    routes = ["--route", "destination=10.9.0.0/16,gateway=10.0.0.9"]
+    more = ["--route", "destination=10.8.0.0/16,nexthop=10.0.0.9"]
+    assert shown("router-set", "r", *routes)["Routes"] == ["10.9.0.0/16 via 10.0.0.9"]
+    assert len(shown("router", "set", "r", *more)["Routes"]) == 2
+    assert shown("router", "unset", *routes, "r")["Routes"] == ["10.8.0.0/16 via 10.0.0.9"]
+    assert shown("router-set", "r", "--no-route")["Routes"] == []
+    refused(2, "router-set", "r", "--route", "destination=10.9.0.0/16")
+    refused(2, "router-set", "r")
+    refused(2, "router-unset", "r")
+    assert "not connected" in refused(
+        2, "router-set", "r", "--route", "destination=0.0.0.0/0,gateway=9.9.9.9"
+    )
+    assert "still has ports" in refused(4, "router-delete", "r")
+    assert "is on host h1" in refused(4, "router-move", "r", "h1")
+    assert "No valid host" in refused(6, "router-move", "r")
+
+
+@pytest.mark.parametrize(
+    ("tie", "untie"),
+    [
+        (["floatingip-associate", "203.0.113.9", "p"], ["floatingip-disassociate", "203.0.113.9"]),
+        (
+            ["floating", "ip", "set", "--port", "p", "203.0.113.9"],
+            ["floating", "ip", "unset", "--port", "203.0.113.9"],
+        ),
+    ],
+)
+def test_a_floating_ip_as_typed(housed, tie, untie):
+    good("router-interface-add", "r", "sub")
+    good("router-gateway-set", "r", "public")
+    good("port-create", "net", "--name", "p")
+    made = shown("floating", "ip", "create", "--floating-ip-address", "203.0.113.9", "public")
+    assert (made["Floating IP Address"], made["Status"]) == ("203.0.113.9", "DOWN")
+    assert shown(*tie)["Fixed IP Address"] == "10.0.0.2"
+    listed = shown("floating", "ip", "list", "--router", "r", "--port", "p", "--network", "public")
+    assert [each["Status"] for each in listed] == ["ACTIVE"]
+    assert shown("floatingip-show", "203.0.113.9")["Router"] == "r"
+    assert "required by one or more" in refused(4, "router-interface-delete", "r", "sub")
+    assert shown(*untie)["Port"] is None
+    good("floatingip-delete", "203.0.113.9")
+    assert "There is no floating IP" in refused(3, "floating", "ip", "show", "203.0.113.9")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["floatingip-create", "public", "--port", "p", "--server", "s"],
+        ["floatingip-create", "public", "--fixed-ip-address", "10.0.0.2"],
+        ["floatingip-associate", "203.0.113.9"],
+        ["floatingip-associate", "203.0.113.9", "a", "--server", "b"],
+        ["router-create", "r2", "--fixed-ip", "ip-address=203.0.113.9"],
+    ],
+)
+def test_words_of_routers_that_do_not_go_together(routed, words):
+    assert invoke(*words).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("add", "remove"),
+    [
+        (["add-floating-ip", "vm"], ["remove-floating-ip", "vm"]),
+        (["server", "add", "floating", "ip", "vm"], ["server", "remove", "floating", "ip", "vm"]),
+    ],
+)
+def test_novas_spelling_of_floating_ips(housed, add, remove):
+    good("floatingip-create", "public", "--floating-ip-address", "203.0.113.9")
+    assert "There is no server 'vm'" in refused(3, *add, "203.0.113.9")
+    assert "is not associated" in refused(4, *remove, "203.0.113.9")

@@ -1,5 +1,6 @@
 """kill -9 of the controller at every step it has; the hosts and the next command live on."""
 
+import contextlib
 import multiprocessing
 import shutil
 import signal
@@ -10,6 +11,7 @@ import pytest
 from stackctl import killpoint
 from stackctl.compute import service, views
 from stackctl.errors import StackctlError
+from stackctl.network import service as network
 from stackctl.operation import recover
 from stackctl.operation.keep import converge_hosts
 from stackctl.state import Cloud
@@ -17,6 +19,7 @@ from tests.builders import furnished, new_world, open_world
 
 FORK = multiprocessing.get_context("fork")
 SETTLED = {"ACTIVE", "SHUTOFF", "ERROR"}
+ROUTED = "SELECT id FROM ports WHERE device_owner LIKE 'network:router%'"
 
 
 def boot(world):
@@ -41,17 +44,53 @@ def stop_on_a_dead_host(world):
     stop(world)
 
 
-COMMANDS = [boot, boot_around_a_dead_host, delete, stop, stop_on_a_dead_host]
+def connect(world):
+    network.add_interface(world.context, "r", subnet="10.1.0.0/24").check()
+
+
+def give_an_address(world):
+    network.associate(world.context, "203.0.113.3", network.Target(server="old-2"))
+
+
+def move(world):
+    network.move_router(world.context, "r")
+
+
+def move_from_a_dead_host(world):
+    world.trouble(network.show_router(world.context, "r").host, unreachable=True)
+    with contextlib.suppress(StackctlError):
+        move(world)
+
+
+COMMANDS = [
+    boot,
+    boot_around_a_dead_host,
+    delete,
+    stop,
+    stop_on_a_dead_host,
+    connect,
+    give_an_address,
+    move,
+    move_from_a_dead_host,
+]
 
 
 @pytest.fixture
 def before(fast_path, monkeypatch):
-    """A world with two servers, to be copied for each death."""
+    """A world with two servers and a router, to be copied for each death."""
     folder = fast_path / "before"
     folder.mkdir()
     world = new_world(folder)
     monkeypatch.setattr("stackctl.fleet.session.open_session", world.fleet.open_session)
     furnished(world, "h1", "h2").booted("old", count=2)
+    world.add_network("public", "203.0.113.0/24", external=True)
+    more = network.NewSubnet("10.1.0.0/24", name="10.1.0.0/24")
+    network.create_subnet(world.context, "net", more)
+    network.create_router(world.context, network.NewRouter("r", gateway="public")).check()
+    subnet = world.value("SELECT id FROM subnets WHERE cidr = '192.168.1.0/24'")
+    network.add_interface(world.context, "r", subnet=subnet).check()
+    target = network.Target(server="old-1")
+    network.create_floating_ip(world.context, network.NewFloatingIp("public", target=target))
     return folder
 
 
@@ -111,6 +150,8 @@ def test_killed_anywhere_the_next_command_settles_it(before, monkeypatch, comman
 
 
 def settled(world):
+    # Moving a router has two phases: the second can only follow.
+    converge_hosts(world.context, [])
     converge_hosts(world.context, [])
     shown = views.list_servers(world.context)
     assert {server.status for server in shown} <= SETTLED
@@ -150,11 +191,15 @@ def as_the_rows_say(world):
     WHERE servers.deleted_at IS NULL AND servers.held = 0
     """
     assert world.fleet.domains() == {row["id"]: row["name"] for row in world.rows(wanted)}
+    routers = "SELECT routers.id, hosts.name FROM routers JOIN hosts ON hosts.id = host_id"
+    assert world.fleet.routers() == {row["id"]: row["name"] for row in world.rows(routers)}
+    assert world.column("SELECT DISTINCT status FROM routers") == ["ACTIVE"]
+    assert world.column("SELECT DISTINCT role FROM bindings") == ["active"]
     for name in ("h1", "h2"):
         state, host_id = world.fleet.state(name), world.host(name)["id"]
         disks = "SELECT id FROM disks WHERE host_id = ? AND deleted_at IS NULL"
         assert set(state["disks"]) == set(world.column(disks, host_id))
-        ports = "SELECT port_id FROM bindings WHERE host_id = ?"
+        ports = f"SELECT port_id FROM bindings WHERE host_id = ? AND port_id NOT IN ({ROUTED})"
         assert set(state["ports"]) == set(world.column(ports, host_id))
 
 

@@ -13,6 +13,10 @@ ALLOWED = {
     "stop": {"active", "error"},
     "reboot": {"active"},
     "reboot-hard": {"active", "stopped", "paused", "suspended", "error"},
+    "pause": {"active"},
+    "unpause": {"paused"},
+    "suspend": {"active"},
+    "resume": {"suspended"},
     "attach-interface": {"active", "paused", "stopped"},
     "detach-interface": {"active", "paused", "stopped"},
 }
