@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from agent.spec import (
     BridgeMapping,
+    Dhcp,
     FixedAddress,
     FloatingIp,
     HostRoute,
@@ -42,7 +43,7 @@ def private(host: int, **changes: object) -> Network:
         number=11,
         cidr="fd01::/64",
         gateway="fd01::1",
-        dhcp=None,
+        dhcp=Dhcp(net.uid("dhcp", 11), "fd01::3", net.mac(0x33)),
         ipv6_mode="slaac",
     )
     plain = replace(found.subnets[0], host_routes=())

@@ -11,7 +11,6 @@ configuration, its device or its namespace is another.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +20,10 @@ from typing import Any, Optional
 from agent.resources import dnsmasq_files, legs, switch, topology
 from agent.resources.base import Facts, Host, Step
 from agent.resources.dnsmasq_files import Files
+from agent.resources.dnsmasq_process import Process
 from agent.resources.topology import DhcpServer
 from agent.spec import HostSpec
 from agent.system import dnsmasq, links, netns, public_files
-from agent.system.run import CommandFailed
 from agent.wire import Fault
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -101,16 +100,6 @@ def _is_inside(server: DhcpServer) -> bool:
     return netns.inside(server.netns, partial(links.configured, server.device)) is not None
 
 
-@dataclass
-class Running:
-    """What is known about the dnsmasq that was started last."""
-
-    pid: int = 0
-    started_at: str = ""
-    conf: str = ""
-    index: int = 0
-
-
 class Server:
     """One subnet's server: what it should be, what it is, and how to get from one to the other."""
 
@@ -124,6 +113,7 @@ class Server:
         self.files: Files = dnsmasq_files.compile_files(
             wanted, str(self.folder), dnsmasq.account(), resolvers
         )
+        self._process = Process(self.folder, wanted.netns, self.files.conf)
 
     # --- what is there ---
 
@@ -198,24 +188,7 @@ class Server:
         return "".join(sorted(lines))
 
     def _process_difference(self) -> str:
-        running = self._running()
-        if running is None:
-            return "dnsmasq is not running"
-        if running.conf != _digest(self.files.conf):
-            return "dnsmasq runs with an older configuration"
-        if running.index != self._index():
-            return f"dnsmasq listens on a {self.wanted.device} that is gone"
-        if netns.of_process(running.pid) != netns.identity(self.wanted.netns):
-            return "dnsmasq runs in another namespace"
-        return ""
-
-    def _running(self) -> Optional[Running]:
-        try:
-            found = Running(**json.loads((self.folder / "running").read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        alive = dnsmasq.is_running(found.pid, self.folder / "conf")
-        return found if alive and dnsmasq.started_at(found.pid) == found.started_at else None
+        return self._process.difference([self._index()])
 
     def _index(self) -> int:
         found = netns.inside(self.wanted.netns, partial(links.configured, self.wanted.device))
@@ -296,15 +269,10 @@ class Server:
         dnsmasq.stop(conf)
         if self.wanted.ipv6:
             self._rewrite_leases(lambda text: dnsmasq.with_identity(text, self.wanted.mac))
-        dnsmasq.start(self.wanted.netns, conf)
-        pid = dnsmasq.pid_of(self.folder / "pid")
-        if pid is None:
-            raise CommandFailed(("dnsmasq", str(conf)), "it started but wrote no pid file")
-        running = Running(pid, dnsmasq.started_at(pid), _digest(self.files.conf), self._index())
-        public_files.write(self.folder / "running", json.dumps(vars(running)))
+        self._process.start([self._index()])
 
     def _reload(self) -> None:
-        running = self._running()
+        running = self._process.running()
         if running is not None:
             dnsmasq.reload(running.pid)
 

@@ -7,17 +7,13 @@ files. It is restarted when its configuration, a device or the namespace is anot
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from agent.resources import texts
+from agent.resources.dnsmasq_process import Process
 from agent.resources.router_plan import Plan, Prefix
-from agent.system import dnsmasq, netns, public_files
-from agent.system.run import CommandFailed
+from agent.system import dnsmasq, public_files
 
 LIFETIME_S = 1800
 """How long guests take an advertised router and prefix for valid."""
@@ -57,68 +53,30 @@ def _range(prefix: Prefix) -> str:
     return f"dhcp-range={net.network_address},{_WORDS[prefix.mode]},{net.prefixlen},{LIFETIME_S}"
 
 
-@dataclass
-class Running:
-    """What is known about the dnsmasq that was started last."""
-
-    pid: int = 0
-    started_at: str = ""
-    conf: str = ""
-    devices: str = ""
-
-
 class Adverts:
     """The dnsmasq of one router. ``indexes`` are the kernel's numbers of its devices."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        self._plan, self._folder = plan, folder
-        self._conf = folder / "conf"
+        self._folder = folder
         self._text = compile_conf(plan.prefixes, str(folder), dnsmasq.account())
+        self._process = Process(folder, plan.namespace, self._text)
 
     def difference(self, indexes: Iterable[int]) -> str:
         """What is not as it should be, in words; empty when all is."""
+        there = public_files.read(self._process.conf)
         if not self._text:
-            return "there is nothing to advertise any more" if self._conf.exists() else ""
-        if public_files.read(self._conf) != self._text:
+            return "" if there is None else "there is nothing to advertise any more"
+        if there != self._text:
             return "conf of the advertisements is not as it should be"
-        running = self._running()
-        if running is None:
-            return "dnsmasq is not running: nothing is advertised"
-        if running.conf != _digest(self._text):
-            return "dnsmasq advertises by an older configuration"
-        if running.devices != _words(indexes):
-            return "dnsmasq advertises on a device that is gone"
-        if netns.of_process(running.pid) != netns.identity(self._plan.namespace):
-            return "dnsmasq advertises in another namespace"
-        return ""
+        words = self._process.difference(indexes)
+        return f"nothing is advertised as it should be: {words}" if words else ""
 
     def apply(self, indexes: Iterable[int]) -> None:
         """Have it run as it should, or not at all."""
-        dnsmasq.stop(self._conf)
+        dnsmasq.stop(self._process.conf)
         if not self._text:
             for name in ("running", "pid", "leases", "conf"):
                 (self._folder / name).unlink(missing_ok=True)
             return
-        public_files.write(self._conf, self._text)
-        dnsmasq.start(self._plan.namespace, self._conf)
-        pid = dnsmasq.pid_of(self._folder / "pid")
-        if pid is None:
-            raise CommandFailed(("dnsmasq", str(self._conf)), "it started but wrote no pid file")
-        running = Running(pid, dnsmasq.started_at(pid), _digest(self._text), _words(indexes))
-        public_files.write(self._folder / "running", json.dumps(vars(running)))
-
-    def _running(self) -> Optional[Running]:
-        try:
-            found = Running(**json.loads((self._folder / "running").read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        alive = dnsmasq.is_running(found.pid, self._conf)
-        return found if alive and dnsmasq.started_at(found.pid) == found.started_at else None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _words(indexes: Iterable[int]) -> str:
-    return " ".join(str(index) for index in indexes)
+        public_files.write(self._process.conf, self._text)
+        self._process.start(indexes)

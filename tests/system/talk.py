@@ -3,7 +3,7 @@
 serve PORT: tell everybody who connects the address they come from, then echo their lines.
 whoami ADDRESS PORT: print what a server says our address is.
 stream ADDRESS PORT FILE: send a number, wait for its echo, write it into FILE, and so on.
-adverts DEVICE: ask for a router advertisement and print what it holds.
+adverts DEVICE ROUTER: ask for a router's advertisement and print what it holds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def stream(address: str, port: str, file: str) -> None:
             time.sleep(0.02)
 
 
-def adverts(device: str) -> None:
+def adverts(device: str, router: str) -> None:
     solicitation, all_routers = 0x85, "ff02::2"
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
@@ -62,13 +62,12 @@ def adverts(device: str) -> None:
         sock.settimeout(1)
         data, source = b"", ("",)
         deadline = time.monotonic() + 10
-        while data[:1] != b"\x86":
+        while data[:1] != b"\x86" or source[0].partition("%")[0] != router:
             assert time.monotonic() < deadline, "no advertisement"
             # The guest's own address may not be ready yet.
             with contextlib.suppress(OSError):
                 sock.sendto(struct.pack("!BBHI", solicitation, 0, 0, 0), (all_routers, 0))
                 data, source = sock.recvfrom(2000)
-    sys.stdout.write(f"from {source[0].partition('%')[0]}\n")
     sys.stdout.write(f"managed {data[5] >> 7} other {data[5] >> 6 & 1}\n")
     sys.stdout.write(f"lifetime {int.from_bytes(data[6:8], 'big')}\n")
     options = data[16:]
