@@ -182,6 +182,9 @@ def _section(text: str) -> tuple[list[Hit], list[str]]:
 
 
 def _with_action(hit: Hit, action: str) -> Hit:
+    # "drop" after ct means that the original goes nowhere: its copy comes back tracked.
+    if action == "drop" and hit.actions and hit.actions[-1].startswith("ct("):
+        return hit
     return Hit(hit.bridge, hit.table, hit.priority, hit.match, hit.cookie, (*hit.actions, action))
 
 

@@ -142,8 +142,9 @@ class Walk:
                 step = self._through(step) if isinstance(step, _Place) else self._cross(step)
         mtu, narrow = min(self.mtus)
         if size is not None and size > mtu and step.delivered:
-            words = f"{step.words}; with {size} bytes it is too large for {narrow} ({mtu})"
-            step = _End(False, words)
+            step = _End(
+                False, f"with {size} bytes it is too large for {narrow}, which carries {mtu}"
+            )
         return Trace(step.delivered, str(asked), step.words, tuple(self.hops), mtu, narrow)
 
     def _meets(self, network_id: str) -> None:

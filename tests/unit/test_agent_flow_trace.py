@@ -49,6 +49,7 @@ def test_every_flow_on_the_way():
         "29405cfe59e5b00b",
         ("goto_table:92",),
     )
+    assert found.hits[2].actions == ("ct(table=72,zone=NXM_NX_REG6[0..15])",)
     assert "output port is 4" in found.notes
 
 

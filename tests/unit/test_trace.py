@@ -350,7 +350,7 @@ def test_a_packet_that_is_too_large(routed):
     assert routed.follow("one", "two", size=1450).delivered
     large = routed.follow("one", "two", size=1451)
     assert not large.delivered
-    assert large.end.endswith("with 1451 bytes it is too large for net net (1450)")
+    assert large.end == "with 1451 bytes it is too large for net net, which carries 1450"
 
 
 # --- words --------------------------------------------------------------------------------------
