@@ -35,26 +35,40 @@ def own_network(context: Context, reader: Reader, word: str) -> Row:
 
 def visible_subnet(context: Context, reader: Reader, word: str) -> Row:
     """A subnet of a network that the asker may use."""
-    return find(
-        reader,
-        "subnets",
-        word,
-        noun="subnet",
-        where=_VISIBLE_SUBNET,
-        parameters=(context.project_id,),
-    )
+    return _find_subnet(reader, word, _VISIBLE_SUBNET, context.project_id)
 
 
 def own_subnet(context: Context, reader: Reader, word: str) -> Row:
     """A subnet that the asker may change."""
-    return find_own(context, reader, "subnets", word, noun="subnet")
+    return _find_subnet(reader, word, "project_id = ?", context.project_id)
 
 
 def subnet_in(reader: Reader, network: Row, word: str) -> Row:
     """A subnet of this network."""
-    parameters = (network["id"],)
-    where = "network_id = ?"
-    return find(reader, "subnets", word, noun="subnet", where=where, parameters=parameters)
+    return _find_subnet(reader, word, "network_id = ?", network["id"])
+
+
+def _find_subnet(reader: Reader, word: str, where: str, parameter: str) -> Row:
+    """A subnet by name or id; by its range, or by its network's name where either says which.
+
+    Subnets made with their networks have no name of their own.
+    """
+    try:
+        return find(reader, "subnets", word, noun="subnet", where=where, parameters=(parameter,))
+    except NotFound as error:
+        rows = reader.all(
+            f"SELECT * FROM subnets WHERE deleted_at IS NULL AND {where} AND (cidr = ? OR"
+            " network_id IN (SELECT id FROM networks WHERE name = ? AND deleted_at IS NULL))",
+            parameter,
+            word,
+            word,
+        )
+        if not rows:
+            raise
+        if len(rows) > 1:
+            named = ", ".join(f"{row['cidr']} ({row['id'][:8]})" for row in rows[:5])
+            raise NotFound(f"'{word}' may mean any of these subnets: {named}.") from error
+        return rows[0]
 
 
 def own_port(context: Context, reader: Reader, word: str) -> Row:

@@ -490,3 +490,15 @@ class TestPorts:
             port(context, "net", "192.168.1.9", "192.168.1.9")
         after = count(context, "ports"), count(context, "addresses"), count(context, "operations")
         assert before == after
+
+
+def test_a_subnet_without_a_name_is_known_by_its_range_or_its_network(world):
+    world.add_network("red", "10.10.0.0/24")
+    world.add_network("blue", "10.20.0.0/24")
+    found = {word: service.show_subnet(world.context, word).cidr for word in ("red", "10.20.0.0/24")}
+    assert found == {"red": "10.10.0.0/24", "10.20.0.0/24": "10.20.0.0/24"}
+    service.create_subnet(world.context, "red", service.NewSubnet("10.11.0.0/24"))
+    with pytest.raises(NotFound, match="'red' may mean any of these subnets: 10.10.0.0/24"):
+        service.show_subnet(world.context, "red")
+    with pytest.raises(NotFound, match="no subnet 'green'"):
+        service.show_subnet(world.context, "green")
