@@ -31,6 +31,7 @@ _WIDTH = 100
 @click.option("--port", type=int, help="The port it is sent to, with tcp and udp.")
 @click.option("--src-port", type=int, help="The port it comes from (default: 40000).")
 @click.option("--size", type=int, metavar="BYTES", help="Of the whole packet: does it fit?")
+@click.option("--reply", is_flag=True, help="Follow the answer to it, too.")
 @click.option("--flows", "-v", is_flag=True, help="Show the flows that it hits on each host.")
 @click.option("--raw", is_flag=True, help="Show what each switch says, in its own words.")
 @click.option(
@@ -49,6 +50,7 @@ def trace(
     port: int | None,
     src_port: int | None,
     size: int | None,
+    reply: bool,
     flows: bool,
     raw: bool,
     form: str,
@@ -57,27 +59,30 @@ def trace(
 
     SRC is a server, SERVER:ADDRESS (also one that is not its own) or internet. DST is a server,
     SERVER:ADDRESS, a router, any address, or internet. The hosts are asked what they would do with
-    the first packet of a connection; nothing is sent. The exit status is 1 when it is dropped.
+    the first packet of a connection; nothing is sent. The exit status is 1 when it is dropped
+    (or, with --reply, the answer).
 
     Example: stackctl trace web-1 db --proto tcp --port 5432
     """
     from stackctl.compute.trace import TraceRequest
     from stackctl.compute.trace import trace as follow
 
-    found = follow(context, TraceRequest(source, target, proto, port, src_port, size))
+    request = TraceRequest(source, target, proto, port, src_port, size, reply)
+    found = follow(context, request)
     if form == "json":
         click.echo(json.dumps(_plain(found, raw), indent=2, ensure_ascii=False))
     else:
         width = min(terminal_width() or _WIDTH, _WIDTH)
         click.echo(printable("\n".join(_text(found, width, flows, raw))))
-    if not found.delivered:
+    if not found.delivered or (found.reply is not None and not found.reply.delivered):
         click.get_current_context().exit(NOT_DELIVERED)
 
 
 def _plain(found: Trace, raw: bool) -> dict[str, Any]:
     plain = asdict(found)
-    for hop in plain["hops"] if not raw else ():
-        del hop["raw"]
+    for way in filter(None, (plain, plain["reply"])):
+        for hop in way["hops"] if not raw else ():
+            del hop["raw"]
     return plain
 
 
@@ -101,6 +106,9 @@ def _text(found: Trace, width: int, flows: bool, raw: bool) -> Iterator[str]:
     yield f"{'Delivered' if found.delivered else 'Not delivered'}: {found.end}."
     if found.delivered:
         yield f"The largest packet on this way: {found.mtu} bytes ({found.narrow})."
+    if found.reply is not None:
+        yield "\nThe reply:"
+        yield from _text(found.reply, width, flows, raw)
 
 
 def _flows(hop: Hop, indent: str) -> Iterator[str]:

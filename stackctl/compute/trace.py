@@ -53,7 +53,8 @@ class Hop:
 @dataclass(frozen=True)
 class Trace:
     """The way of a packet. ``end`` says in words where it ended; ``mtu`` is the smallest on the
-    way, in bytes of an IP packet, and ``narrow`` the network that has it."""
+    way, in bytes of an IP packet, and ``narrow`` the network that has it. ``reply`` is the way
+    back, where it was asked for and there is one."""
 
     delivered: bool
     packet: str
@@ -61,6 +62,7 @@ class Trace:
     hops: tuple[Hop, ...]
     mtu: int
     narrow: str
+    reply: Trace | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,11 @@ def trace(context: Context, request: TraceRequest) -> Trace:
     number, port, source_port = numbers_of(request, target.version)
     packet = Packet(OUTSIDE_MAC, OUTSIDE_MAC, sender.address, target, number, source_port, port)
     with ExitStack() as sessions:
-        return Walk(map_, _acting(context, map_, sessions), packet).run(sender, request.size)
+        walk = Walk(map_, _acting(context, map_, sessions), packet)
+        there = walk.run(sender, request.size)
+        if not request.reply or not there.delivered:
+            return there
+        return replace(there, reply=walk.back(request.size))
 
 
 def _acting(context: Context, map_: Cloudmap, sessions: ExitStack) -> Act:
@@ -127,6 +133,11 @@ class Walk:
     map: Cloudmap
     act: Act
     packet: Packet
+    crossings: list[tuple[str, Packet, Packet]] = field(default_factory=list)
+    """Routers (ids) with the packet before and after each; given, it is a reply that they know."""
+    arrived: PortSpot | None = None
+    left_by: str = ""
+    """The network in which it left the cloud."""
     hops: list[Hop] = field(default_factory=list)
     mtus: list[tuple[int, str]] = field(default_factory=list)
 
@@ -146,6 +157,18 @@ class Walk:
                 False, f"with {size} bytes it is too large for {narrow}, which carries {mtu}"
             )
         return Trace(step.delivered, str(asked), step.words, tuple(self.hops), mtu, narrow)
+
+    def back(self, size: int | None = None) -> Trace | None:
+        """Follow the reply; None when whoever it arrived at is no server and not outside."""
+        walk = Walk(self.map, self.act, self.packet.answered(), self.crossings)
+        if self.left_by:
+            return walk.run(Sender(None, self.left_by, walk.packet.src, None), size)
+        end = self.map.end(self.arrived)
+        if end is None or self.arrived is None:
+            return None
+        fixed = next((each for each in end.addresses if each.address == walk.packet.src), None)
+        sender = Sender(self.arrived, self.arrived.network_id, walk.packet.src, fixed)
+        return walk.run(sender, size)
 
     def _meets(self, network_id: str) -> None:
         row = self.map.networks[network_id]
@@ -205,7 +228,7 @@ class Walk:
 
     def _through(self, place: _Place) -> _Step:
         arguments: Json = {"device": place.device, "packet": self.packet.plain()}
-        arguments |= {"vlan": place.vlan, "ct": [["new"]] * 4}
+        arguments |= {"vlan": place.vlan, "ct": [self.packet.ct] * 4}
         if place.tunnel is not None:
             arguments["tunnel"] = place.tunnel
         answer = self.act(place.host["id"], "trace-flow", arguments)
@@ -247,11 +270,13 @@ class Walk:
             if hit["priority"] not in (trace_words.RULE, trace_words.REPLY):
                 continue
             end = self._filtered(place, direction)
-            if end is None or hit["priority"] == trace_words.REPLY:
+            way = "out" if direction == "egress" else "in"
+            if end is None:
                 continue
             rules = self._allowing(end, direction)
-            way = "out" if direction == "egress" else "in"
-            if rules:
+            if hit["priority"] == trace_words.REPLY:
+                said.append(f"let {way} as a reply")
+            elif rules:
                 said.append(f"let {way} by {rules[0]}")
             else:
                 said.append(f"let {way} by a flow that no rule explains ({_drift(place)})")
@@ -309,6 +334,7 @@ class Walk:
         if port.is_router:
             words = f"to {port.words} by {device}"
             return _Router(place.host, device, port), words
+        self.arrived = port
         words = f"arrives at {port.words} by {device}"
         return _End(True, f"it {words} (host {place.host['name']})"), words
 
@@ -328,6 +354,7 @@ class Walk:
         words = f"out by {out['device']}{tag}"
         if wanted is not None and wanted.host_id not in (None, place.host["id"]):
             return self._arrives(wanted, place.network_id, "by the physical network"), words
+        self.left_by = place.network_id
         name = self.map.network_name(place.network_id)
         return _End(
             True, f"it leaves the cloud, {words} of host {place.host['name']} (net {name})"
@@ -338,6 +365,7 @@ class Walk:
     def _cross(self, at: _Router) -> _Step:
         arguments: Json = {"router_id": at.port.device_id, "device": at.device}
         arguments["packet"] = self.packet.plain()
+        arguments["reply"] = self._known(at.port.device_id)
         answer = self.act(at.host["id"], "trace-router", arguments)
         verdict = answer.get("verdict")
         name, host = at.port.words, str(at.host["name"])
@@ -345,6 +373,7 @@ class Walk:
         if verdict in ("forward", "local"):
             src, dst = (_told(at.host, answer, key) for key in ("src", "dst"))
             self.packet = replace(self.packet, src=src, dst=dst)
+            self.crossings = [*self.crossings, (at.port.device_id, before, self.packet)]
         changed = _translation(before, self.packet)
         if verdict == "local":
             self._router_hop(host, _joined(name, *changed, "it is for the router itself"))
@@ -354,6 +383,14 @@ class Walk:
             self._router_hop(host, f"{name}, dropped: {why}")
             return _End(False, f"{name} drops it: {why} (host {host})")
         return self._onward(at, answer, changed)
+
+    def _known(self, router_id: str) -> Json | None:
+        """What a router makes of a reply: its connection's addresses from before, turned round."""
+        for id_, before, after in self.crossings if self.packet.is_reply else ():
+            same = (after.dst, after.src) == (self.packet.src, self.packet.dst)
+            if id_ == router_id and same and not before.is_reply:
+                return {"src": str(before.dst), "dst": str(before.src)}
+        return None
 
     def _router_hop(self, host: str, what: str) -> None:
         self.hops.append(Hop(host, what))

@@ -22,11 +22,14 @@ OUTSIDE_MAC = "02:00:00:00:00:01"
 
 SOURCE_PORT = 40000
 
+_ANSWERS = {rule_words.ICMP: 0, rule_words.ICMPV6: 129}
+
 
 @dataclass(frozen=True)
 class TraceRequest:
     """What is asked. ``source``: a server, server:address, or internet; ``target``: those, a
-    router, or any address. ``size`` is that of the whole IP packet in bytes."""
+    router, or any address. ``size`` is that of the whole IP packet in bytes; ``reply``: follow the
+    answer, too."""
 
     source: str
     target: str
@@ -34,6 +37,7 @@ class TraceRequest:
     port: int | None = None
     source_port: int | None = None
     size: int | None = None
+    reply: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,25 @@ class Packet:
     protocol: int
     sport: int | None = None
     dport: int | None = None
+    is_reply: bool = False
+
+    @property
+    def ct(self) -> list[str]:
+        """What connection tracking says of it."""
+        return ["est", "rpl"] if self.is_reply else ["new"]
+
+    def answered(self) -> Packet:
+        """The reply to it."""
+        return Packet(
+            OUTSIDE_MAC,
+            OUTSIDE_MAC,
+            self.dst,
+            self.src,
+            self.protocol,
+            self.dport,
+            self.sport,
+            is_reply=True,
+        )
 
     @property
     def traffic(self) -> Traffic:
@@ -57,7 +80,7 @@ class Packet:
 
     def plain(self) -> dict[str, object]:
         """As agents read it."""
-        kind = traffic.ECHO.get(self.protocol)
+        kind = (_ANSWERS if self.is_reply else traffic.ECHO).get(self.protocol)
         return {
             "eth_src": self.eth_src,
             "eth_dst": self.eth_dst,

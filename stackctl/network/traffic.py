@@ -6,6 +6,7 @@ direction of the rule; replies pass by themselves.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from agent.spec import SecurityRule
 from stackctl.network.rule_words import ICMP, ICMPV6, WITH_PORTS, WITH_TYPES, protocol_name
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ECHO = {ICMP: 8, ICMPV6: 128}
 """The type of a ping, by protocol."""
@@ -120,18 +122,29 @@ def version_of(rule: SecurityRule) -> int:
     return 6 if rule.ethertype == "IPv6" else 4
 
 
-def fits(rule: SecurityRule, far: Address, members: Iterable[str]) -> bool:
+def fits(rule: SecurityRule, far: Address, members: tuple[str, ...]) -> bool:
     """Whether the other side is one that a rule means; ``members``: addresses and prefixes of the
     group that it names."""
     if version_of(rule) != far.version:
         return False
     if rule.remote_group_id is not None:
-        return any(_within(far, prefix) for prefix in members)
-    return rule.remote_cidr is None or _within(far, rule.remote_cidr)
+        single, prefixes = _parsed(members)
+        return far in single or any(far in prefix for prefix in prefixes)
+    return rule.remote_cidr is None or far in _prefix(rule.remote_cidr)
 
 
-def _within(address: Address, prefix: str) -> bool:
-    return address in ipaddress.ip_network(prefix, strict=False)
+@functools.lru_cache(maxsize=1024)
+def _parsed(members: tuple[str, ...]) -> tuple[frozenset[Address], tuple[Prefix, ...]]:
+    """Single addresses, which can be looked up, and prefixes. A pair of servers asks once each."""
+    networks = [_prefix(text) for text in members]
+    single = {each.network_address for each in networks if each.prefixlen == each.max_prefixlen}
+    wide = (each for each in networks if each.prefixlen < each.max_prefixlen)
+    return frozenset(single), tuple(wide)
+
+
+@functools.lru_cache(maxsize=4096)
+def _prefix(text: str) -> Prefix:
+    return ipaddress.ip_network(text, strict=False)
 
 
 def is_anybody(rule: SecurityRule) -> bool:

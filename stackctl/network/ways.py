@@ -9,11 +9,9 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from stackctl.network.traffic import Address
+from stackctl.network.traffic import Address, Prefix
 
 _MOST_HOPS = 16
-
-Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)

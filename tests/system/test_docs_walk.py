@@ -35,6 +35,7 @@ def test_guides_that_share_a_lab(tmp_path, clouds):
             "networks",
             "routers",
             "security-groups",
+            "seeing",
             "servers",
             "clusters",
             "recovery",

@@ -1,6 +1,7 @@
 """Following a packet: which hosts are asked what, and what is said of their answers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -69,7 +70,9 @@ class Case:
         number, port, source_port = numbers_of(request, address.version)
         mac = "02:00:00:00:00:01"
         packet = Packet(mac, mac, sender.address, address, number, source_port, port)
-        return Walk(map_, self.hosts.act, packet).run(sender, request.size)
+        walk = Walk(map_, self.hosts.act, packet)
+        there = walk.run(sender, request.size)
+        return replace(there, reply=walk.back()) if request.reply else there
 
 
 @pytest.fixture
@@ -323,6 +326,28 @@ def test_in_by_a_floating_ip(routed):
         assert hosts.asked[0][3]["vlan"] == 101
         assert "target 203.0.113.9 becomes 10.0.0.2" in found.hops[1].what
         assert found.end == "no rule of group default lets it in to server store (host h1)"
+
+
+def test_the_reply_finds_its_way_back_through_source_nat(routed):
+    hosts = routed.hosts
+    near = routed.device("edge", "net", "qr-")
+    out = routed.device("edge", "outside", "qg-")
+    hosts.away("h1", routed.device("one"), "vxlan-0a090002", bridge="br-tun", remote="10.9.0.2")
+    hosts.out("h2", "vxlan-0a090001", near, hits=PASSED[3:5])
+    hosts.routers[near] = forward("203.0.113.2", "8.8.8.8", out, "203.0.113.1")
+    hosts.away("h2", out, "eth1", bridge="br-eth1", vlan=101)
+    hosts.out("h2", "eth1", out, hits=PASSED[3:5])
+    hosts.routers[out] = forward("8.8.8.8", "192.168.1.2", near, "192.168.1.2")
+    hosts.away("h2", near, "vxlan-0a090001", bridge="br-tun", remote="10.9.0.1")
+    hosts.out("h1", "vxlan-0a090002", routed.device("one"), hits=[hit(60), hit(82, 80)])
+    found = routed.follow("one", "8.8.8.8", reply=True)
+    assert found.delivered and found.reply.delivered
+    assert found.reply.packet == "icmp from 8.8.8.8 to 203.0.113.2"
+    crossed = [asked for asked in hosts.asked if asked[1] == "trace-router"][-1][3]
+    assert crossed["reply"] == {"src": "8.8.8.8", "dst": "192.168.1.2"}
+    assert crossed["packet"]["icmp_type"] == 0
+    assert hosts.asked[-1][3]["ct"][0] == ["est", "rpl"]
+    assert found.reply.hops[-1].what.startswith("by vxlan 1 from h2, let in as a reply, arrives")
 
 
 def test_what_has_no_door_outside(routed):
