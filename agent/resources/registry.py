@@ -11,8 +11,9 @@ NETWORK_KINDS: tuple[Kind, ...] = (
     zones.KIND,
     port.KIND,
     flows.KIND,
+    zones.CONNECTIONS,
     dhcp.KIND,
 )
-"""bridge, tunnel, zone, port, flows, dhcp: what a rebooted host gets back without a controller."""
+"""What a rebooted host gets back without a controller."""
 
 KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND)

@@ -26,7 +26,15 @@ from agent.spec import HostSpec, from_plain
 from agent.system import dnsmasq, files, iptables, links, netns, ovs, public_files
 from agent.system.run import CommandFailed
 
-KINDS = (bridge.KIND, tunnel.KIND, zones.KIND, port.KIND, flows.KIND, dhcp.KIND)
+KINDS = (
+    bridge.KIND,
+    tunnel.KIND,
+    zones.KIND,
+    port.KIND,
+    flows.KIND,
+    zones.CONNECTIONS,
+    dhcp.KIND,
+)
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 EFFECTS = {
     links: (
