@@ -61,6 +61,22 @@ def udp(
     return packet(macs, ends, UDP, _summed(ends, UDP, body, 6), *tags)
 
 
+def pieces(
+    macs: tuple[str, str], ends: tuple[str, str], ports: tuple[int, int], size: int
+) -> list[bytes]:
+    """A large IPv4 datagram, in as many fragments as it takes."""
+    body = struct.pack("!HHHH", *ports, 8 + size, 0) + bytes(size)
+    body = _summed(ends, UDP, body, 6)
+    found, step = [], 1400
+    for offset in range(0, len(body), step):
+        part, more = body[offset : offset + step], 0x2000 if offset + step < len(body) else 0
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(part), ports[0], more | offset // 8,
+                           64, UDP, 0, *map(_ip, ends))  # fmt: skip
+        head = head[:10] + _checksum(head) + head[12:]
+        found.append(eth(*macs, IPV4, head + part))
+    return found
+
+
 def tcp(
     macs: tuple[str, str],
     ends: tuple[str, str],

@@ -96,7 +96,7 @@ def _accepted() -> Iterator[Flow]:
     yield Flow(ACCEPT_INGRESS, 100, "reg5=0", f"goto_table:{MULTICAST_OUT}")
     for ip in IP_VERSIONS:
         new = f"ct_state=+new+trk,{ip}"
-        marked = f"ct_state=+est+trk,ct_mark=0x2/0x2,{ip}"
+        marked = f"ct_state=+est-rpl+trk,ct_mark=0x2/0x2,{ip}"
         yield Flow(ACCEPT_INGRESS, 95, marked, f"{unmark},goto_table:{LOCAL_OUT}")
         yield Flow(ACCEPT_INGRESS, 90, new, f"ct(commit,{ZONE}),goto_table:{LOCAL_OUT}")
         yield Flow(TO_UPLINK, 90, f"{new},reg4=0", f"ct(commit,{ZONE}),goto_table:{UPLINK_OUT}")

@@ -23,6 +23,7 @@ NETWORK_KINDS: tuple[Kind, ...] = (
     zones.KIND,
     port.KIND,
     flows.KIND,
+    zones.CONNECTIONS,
     dhcp.KIND,
     router.KIND,
 )

@@ -2,8 +2,11 @@
 
 What a zone remembers lets replies pass, so nothing of an earlier network, and nothing of an
 address that has left its port, may be in it. The ledger ``zones.json`` says which network and
-which addresses each zone was last used for. This kind comes before the ports: what leaves is
-unplugged first and forgotten then, what comes finds a clean zone.
+which addresses each zone was last used for.
+
+The kind ``zone`` comes before the ports: what leaves is unplugged first and forgotten then, what
+comes finds a clean zone. The kind ``connection`` comes after the flows: only when a guest can no
+longer send from an address that it has lost, what it was used for stays forgotten.
 """
 
 from __future__ import annotations
@@ -55,19 +58,47 @@ class Zones:
             pending = switch.pending_file(host, _mark(number)).exists()
             if before is None or pending or before.network != zone.network:
                 why = f"zone {number} must be empty"
-                apply = partial(_empty, host, number, zone)
+                apply = partial(_empty, host, number, Zone(zone.network))
                 result = "made" if before is None else "changed"
                 yield Step(self.name, zone.network, result, version, why, apply)
-            elif before.addresses != zone.addresses:
-                gone = _lost(before, zone)
-                why = f"addresses of zone {number} changed, {len(gone)} were lost"
-                apply = partial(_forget, host, number, zone, gone)
-                yield Step(self.name, zone.network, "changed", version, why, apply)
+                continue
+            lost = _lost(before, zone)
+            if lost:
+                apply = partial(ovs.flush_addresses, number, lost)
+                yield Step(self.name, zone.network, "changed", version, _why(lost), apply)
             else:
                 yield Step(self.name, zone.network, "unchanged", version)
 
 
+class Connections:
+    """The kind ``connection``; ids are those of networks."""
+
+    name = "connection"
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """Nothing: what leaves with its network is forgotten with the zone."""
+        return ()
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
+        """What is remembered of addresses that their ports have lost; who has which from now on."""
+        ledger = _ledger(host)
+        versions = {network.id: network.version for network in spec.networks}
+        for number, zone in _wanted(host, spec).items():
+            version, before = versions[zone.network], ledger.get(number)
+            if before is not None and before.network != zone.network:
+                why = f"zone {number} was not emptied"
+                yield switch.failed(self.name, zone.network, version, why)
+            elif before is not None and before.addresses == zone.addresses:
+                yield Step(self.name, zone.network, "unchanged", version)
+            else:
+                lost = _lost(before, zone) if before is not None else []
+                apply = partial(_forget, host, number, zone, lost)
+                result = "changed" if before is not None and before.addresses else "made"
+                yield Step(self.name, zone.network, result, version, _why(lost), apply)
+
+
 KIND = Zones()
+CONNECTIONS = Connections()
 
 
 def _wanted(host: Host, spec: HostSpec) -> dict[int, Zone]:
@@ -83,6 +114,10 @@ def _wanted(host: Host, spec: HostSpec) -> dict[int, Zone]:
 def _lost(before: Zone, after: Zone) -> list[str]:
     """The addresses that a port had and has no longer, or that another port has now."""
     return [a for a, port_id in before.addresses.items() if after.addresses.get(a) != port_id]
+
+
+def _why(lost: list[str]) -> str:
+    return f"ports have lost {', '.join(lost)}" if lost else "ports have more addresses"
 
 
 def _ledger(host: Host) -> dict[int, Zone]:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from agent.resources import bridge, dhcp, flows, port, router, tunnel, zones
 from agent.resources.base import Host
+from agent.resources.registry import NETWORK_KINDS
 from agent.spec import HostSpec, from_plain
 from agent.system import (
     announce,
@@ -38,7 +38,6 @@ from agent.system import (
 )
 from agent.system.run import CommandFailed
 
-KINDS = (bridge.KIND, tunnel.KIND, zones.KIND, port.KIND, flows.KIND, dhcp.KIND, router.KIND)
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 EFFECTS = {
     links: (
@@ -100,7 +99,9 @@ def converge(data: Path, plain: dict, observing: bool) -> list[dict]:
     spec = from_plain(HostSpec, plain)
     host = Host(data=data, boot_id="", boot_id_before=None, blob=lambda _: b"", observing=observing)
     reports: list[dict] = []
-    looks = [kind.removals for kind in reversed(KINDS)] + [kind.changes for kind in KINDS]
+    looks = [kind.removals for kind in reversed(NETWORK_KINDS)] + [
+        kind.changes for kind in NETWORK_KINDS
+    ]
     for look in looks:
         for step in list(look(host, spec)):
             reports.append(run_step(host, step))
