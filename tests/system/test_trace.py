@@ -60,6 +60,9 @@ def guests(fleet: Fleet, guest_image: Path, tmp_path_factory: Any) -> Iterator[T
     yield Traced(fleet, key)
     fleet.delete_all()
     fleet.run("net-delete", "traced")
+    fleet.run("image-delete", "traced")
+    fleet.run("flavor-delete", "traced")
+    fleet.run("keypair-delete", "tracer")
 
 
 ADDRESSES = {"a": "10.66.0.2", "b": "10.66.0.4", "c": "10.66.0.5"}
