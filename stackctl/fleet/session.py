@@ -13,8 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from agent import wire
 from agent.spec import to_plain
@@ -27,8 +26,10 @@ from stackctl.fleet.types import Accepted, Hello, Opening, Target
 
 _SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
+OpenImage = Callable[[str], BinaryIO]
 
-def _no_file(sha256: str) -> Path:
+
+def _no_file(sha256: str) -> BinaryIO:
     raise NotFound(f"nobody said where the image {sha256[:12]} lies")
 
 
@@ -56,7 +57,7 @@ class AgentSession:
         self._results_changed = threading.Condition()
         self._somebody_reads = False
 
-    def begin(self, target: Target, opening: Opening, image_file: Callable[[str], Path]) -> None:
+    def begin(self, target: Target, opening: Opening, open_image: OpenImage) -> None:
         """Open the exchange: push the images that the agent lacks, hear its hello."""
         self._channel.send(open_message(target, opening))
         self._channel.start_pings()
@@ -65,7 +66,7 @@ class AgentSession:
             message = self._channel.receive_message("want", "step", "hello")
             if message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
-                    self._send_file(sha256, image_file)
+                    self._send_file(sha256, open_image)
             elif message["type"] == "step":
                 self._on_step(untrusted.mapping(message))
             else:
@@ -161,10 +162,10 @@ class AgentSession:
         self._value("relay", self._channel.receive_message("result"))
         pump(self._channel, from_fd, to_fd)
 
-    def _send_file(self, sha256: str, image_file: Callable[[str], Path]) -> None:
+    def _send_file(self, sha256: str, open_image: OpenImage) -> None:
         """Send an image; one that cannot be read is said to be missing, others go on."""
         try:
-            file = image_file(sha256).open("rb")
+            file = open_image(sha256)
         except (OSError, StackctlError) as error:
             self._send_excuse(sha256, error)
             return
@@ -202,20 +203,20 @@ def open_session(
     target: Target,
     opening: Opening,
     *,
-    image_file: Callable[[str], Path] = _no_file,
+    open_image: OpenImage = _no_file,
     progress: Progress = _ignore,
     on_step: Callable[[dict[str, Any]], None] = _ignore,
 ) -> AgentSession:
     """Connect to a host and begin an exchange with its agent.
 
-    ``image_file(sha256)`` is the local file of an image of the opening that the host lacks;
+    ``open_image(sha256)`` opens the content of an image of the opening that the host lacks;
     ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets the agent's
     steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or AgentFailed.
     """
     channel = start_agent(target, progress)
     session = AgentSession(channel, progress=progress, on_step=on_step)
     try:
-        session.begin(target, opening, image_file)
+        session.begin(target, opening, open_image)
     except BaseException:
         session.abort()
         raise

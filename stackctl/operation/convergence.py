@@ -147,7 +147,7 @@ def _session(
     session = open_session(
         target_of(host, context.cloud, peripheral=brief),
         opening,
-        image_file=lambda sha256: one.image_file(context, sha256),
+        open_image=lambda sha256: one.open_image(context, sha256),
         progress=context.watch.progress,
     )
     context.watch.trace("host answered", host["name"], host["address"], time.monotonic() - started)

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from agent import web
 from stackctl.errors import Conflict, NotFound, ResourceFailed, UnsafeImage
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.identity.context import admin_context
-from stackctl.image import fetch, service
+from stackctl.image import service
 from stackctl.image.types import NewImage, Url
 from stackctl.state import find_cloud, read
+from stackctl.stores import web as fetch
 
 ROOT = Path(__file__).parents[2]
 CONTENT = b"an image as good as any other " * 100_000
@@ -112,7 +114,7 @@ def test_redirects(context):
 @pytest.mark.parametrize("target", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001"])
 def test_the_way_never_leads_from_the_internet_inside(context, monkeypatch, target):
     """127.0.0.2 plays a public server; however the private address is written, it is not asked."""
-    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.2")
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.2")
     with serving({"/secret": (200, {}, b"secret")}) as (inside, inner):
         port = inner.rsplit(":", 1)[1]
         routes = {"/a": (302, {"Location": f"http://{target}:{port}/secret"}, b"")}

@@ -64,7 +64,11 @@ def test_images_that_the_host_lacks_are_sent_in_pieces(tmp_path):
 
     files = {image.sha256: tmp_path / "image", missing.sha256: tmp_path / "gone"}
     how = {"progress": lambda *step: progress.append(step)}
-    with Exchange(play, images=(image, missing), image_file=files.__getitem__, session=how):
+
+    def open_image(name):
+        return files[name].open("rb")
+
+    with Exchange(play, images=(image, missing), open_image=open_image, session=how):
         pass
     assert got[0] == ({"type": "blob", "sha256": image.sha256, "size_bytes": len(content)}, content)
     # An image that cannot be read concerns those who need it; the exchange goes on.
