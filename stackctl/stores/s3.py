@@ -85,6 +85,9 @@ class _Borrowed:
         self._stream = stream
         self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
 
+    def close(self) -> None:
+        """Not ours to close."""
+
 
 def _client(settings: StoreSettings) -> Any:
     try:

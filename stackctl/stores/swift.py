@@ -23,6 +23,7 @@ class SwiftStore:
     def __init__(self, settings: StoreSettings) -> None:
         self._name = settings.name
         self._container = settings.options["container"]
+        self._segments = f"{self._container}_segments"
         self._client = _client(settings)
 
     def put(self, sha256: str, content: BinaryIO, size_bytes: int) -> None:
@@ -37,16 +38,19 @@ class SwiftStore:
                 self._put_segments(sha256, content, size_bytes)
 
     def _put_segments(self, sha256: str, content: BinaryIO, size_bytes: int) -> None:
-        segments = f"{self._container}_segments"
-        self._client.put_container(segments)
+        self._client.put_container(self._segments)
         manifest = []
         for number, begin in enumerate(range(0, size_bytes, SEGMENT_BYTES)):
             length = min(SEGMENT_BYTES, size_bytes - begin)
             name = f"{sha256}/{number:08}"
             etag = self._client.put_object(
-                segments, name, contents=content, content_length=length, chunk_size=PIECE_BYTES
+                self._segments,
+                name,
+                contents=content,
+                content_length=length,
+                chunk_size=PIECE_BYTES,
             )
-            path = f"/{segments}/{name}"
+            path = f"/{self._segments}/{name}"
             manifest.append({"path": path, "etag": etag.strip('"'), "size_bytes": length})
         self._client.put_object(
             self._container,
@@ -65,13 +69,22 @@ class SwiftStore:
                 body.close()
 
     def delete(self, sha256: str) -> None:
-        """Delete it, with its segments where it has any."""
+        """Delete it, and its segments, also of an upload that never ended."""
+        self._delete(self._container, sha256)
         try:
             with self._errors(sha256):
-                head = self._client.head_object(self._container, sha256)
-                slo = head.get("x-static-large-object", "").lower() == "true"
-                query = "multipart-manifest=delete" if slo else None
-                self._client.delete_object(self._container, sha256, query_string=query)
+                _, left = self._client.get_container(
+                    self._segments, prefix=f"{sha256}/", full_listing=True
+                )
+        except NotFound:
+            return
+        for segment in left:
+            self._delete(self._segments, segment["name"])
+
+    def _delete(self, container: str, name: str) -> None:
+        try:
+            with self._errors(name):
+                self._client.delete_object(container, name)
         except NotFound:
             return
 
