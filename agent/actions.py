@@ -128,6 +128,7 @@ _ACTIONS: dict[str, Action] = {
     "console-log": console_log,
     "domain-xml": domain_xml,
     "wait-guest": waiting.wait_guest,
+    "list-images": prune.list_images,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
     "trace-flow": tracing.trace_flow,

@@ -75,6 +75,7 @@ class Exchange:
         killpoint.arm(opening.kill_at)
         self._claim(opening)
         if opening.mode == "act":
+            self._fetcher.prepare(opening.images)
             self._hello()
         else:
             self._converge(opening)
@@ -111,6 +112,7 @@ class Exchange:
                 else {"serial": accepted.serial, "nonce": accepted.nonce},
                 "boot_id": boot_id(),
                 "facts": facts.gather(self._store.data),
+                "lacking": self._fetcher.failures(),
             }
         )
 

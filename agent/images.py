@@ -61,6 +61,14 @@ def cached(data: Path, sha256: str) -> Optional[Sidecar]:
     return sidecar if same else None
 
 
+def idle_s(data: Path, sha256: str) -> float:
+    """For how long no exchange has needed a cached image."""
+    try:
+        return max(0.0, time.time() - _sidecar(data, sha256).stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
+
+
 class Fetcher:
     """Brings images into the cache; one that failed is not tried twice in an exchange."""
 
@@ -82,12 +90,17 @@ class Fetcher:
         if known is not None:
             raise known
         if cached(self._data, image.sha256) is not None:
+            os.utime(_sidecar(self._data, image.sha256))  # when it was needed last
             return
         try:
             self._fetch(image)
         except (StepFailed, OSError) as error:
             self._failures[image.sha256] = error
             raise
+
+    def failures(self) -> dict[str, str]:
+        """Why images could not be fetched, by their SHA-256."""
+        return {sha256: str(error) for sha256, error in self._failures.items()}
 
     def _fetch(self, image: Image) -> None:
         files.make_folder(layout.images(self._data), 0o711)

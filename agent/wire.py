@@ -17,7 +17,8 @@ the payload. Every JSON frame is an object with a ``type``. One exchange, on one
                                         <-   result {id, ok, value | fault}
     bye                                 ->   the agent leaves
 
-A ``blob`` with ``error`` instead of a size says that the controller cannot send it: only what
+``hello`` has in ``lacking`` why images of ``open`` could not be fetched, by SHA-256. A ``blob``
+with ``error`` instead of a size says that the controller cannot send it: only what
 needs it fails. A ``step`` tells what is about to change (kind, id, result, why) or how far an
 image is (done_bytes, total_bytes); it may come before hello. After the ``result`` of the action
 ``relay``, bytes frames are the relay's, both ways; an empty one ends a direction, and the agent's

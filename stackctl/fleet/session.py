@@ -56,9 +56,11 @@ class AgentSession:
         self._results: dict[str, dict[str, Any]] = {}
         self._results_changed = threading.Condition()
         self._somebody_reads = False
+        self._open_image: OpenImage = _no_file
 
     def begin(self, target: Target, opening: Opening, open_image: OpenImage) -> None:
         """Open the exchange: push the images that the agent lacks, hear its hello."""
+        self._open_image = open_image
         self._channel.send(open_message(target, opening))
         self._channel.start_pings()
         allowed = {image.sha256 for image in opening.images}
@@ -66,7 +68,7 @@ class AgentSession:
             message = self._channel.receive_message("want", "step", "hello")
             if message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
-                    self._send_file(sha256, open_image)
+                    self._send_file(sha256)
             elif message["type"] == "step":
                 self._on_step(untrusted.mapping(message))
             else:
@@ -84,13 +86,18 @@ class AgentSession:
         if len(frame) > wire.MAX_JSON_BYTES:
             raise Bug(f"The spec of host {self.name} has {len(frame)} bytes, too many to send.")
         allowed = set(_SHA256.findall(frame[5:].decode()))
+        # One that was pruned, or became part of the spec, since the exchange began.
+        images = {image["sha256"] for image in spec.get("images", ())}
         self._channel.spec_sent = True
         self._channel.send_raw(frame)
         while True:
             message = self._channel.receive_message("want", "reports", "step", "done")
             if message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
-                    self._send_content(sha256, blob)
+                    if sha256 in images:
+                        self._send_file(sha256)
+                    else:
+                        self._send_content(sha256, blob)
             elif message["type"] == "reports":
                 on_reports(untrusted.reports(message.get("reports")))
             elif message["type"] == "step":
@@ -162,10 +169,10 @@ class AgentSession:
         self._value("relay", self._channel.receive_message("result"))
         pump(self._channel, from_fd, to_fd)
 
-    def _send_file(self, sha256: str, open_image: OpenImage) -> None:
+    def _send_file(self, sha256: str) -> None:
         """Send an image; one that cannot be read is said to be missing, others go on."""
         try:
-            file = open_image(sha256)
+            file = self._open_image(sha256)
         except (OSError, StackctlError) as error:
             self._send_excuse(sha256, error)
             return
@@ -253,6 +260,10 @@ def read_hello(name: str, message: dict[str, Any]) -> Hello:
         accepted=accepted,
         boot_id=untrusted.line(message.get("boot_id", ""), 64),
         facts={**untrusted.mapping(message.get("facts")), "agent": agent},
+        lacking={
+            key: untrusted.line(words)
+            for key, words in untrusted.mapping(message.get("lacking")).items()
+        },
     )
 
 

@@ -40,11 +40,15 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Hello:
-    """What an agent says once it holds its host's lock."""
+    """What an agent says once it holds its host's lock.
+
+    ``lacking``: images of the opening that it could not get, by SHA-256, and why.
+    """
 
     accepted: Accepted | None
     boot_id: str
     facts: dict[str, Any] = field(default_factory=dict)
+    lacking: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

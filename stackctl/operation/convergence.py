@@ -6,12 +6,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from agent.spec import HostSpec
+from agent.spec import HostSpec, Image
 from stackctl import killpoint
 from stackctl.errors import HostUnreachable, StackctlError
-from stackctl.fleet.types import Opening, Session
+from stackctl.fleet.types import Opening, Session, Target
 from stackctl.identity.context import Context
 from stackctl.operation import exchange as one
 from stackctl.operation.exchange import Exchange
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TRIES_AFTER_LOSS = 2
 """An agent that vanished in the middle is followed by one more exchange: converging is safe to
 repeat, and finishes what the first one began."""
+
+T = TypeVar("T")
 
 Body = Callable[[Session, Exchange], None]
 
@@ -69,10 +71,38 @@ def observe(
 
 
 @contextmanager
-def acting_session(context: Context, host: Row) -> Iterator[Session]:
-    """An exchange that only asks or acts: no host lock, no spec."""
-    with _session(context, host, one.opening(context, "act", (), 0), False, None) as session:
+def acting_session(
+    context: Context, host: Row, images: tuple[Image, ...] = ()
+) -> Iterator[Session]:
+    """An exchange that only asks or acts: no host lock, no spec. ``images`` are brought first."""
+    with _session(context, host, one.opening(context, "act", images, 0), False, None) as session:
         yield session
+
+
+def act_on_each(
+    context: Context,
+    hosts: Iterable[Row],
+    body: Callable[[Row, Session], T],
+    images: tuple[Image, ...] = (),
+) -> dict[str, T | StackctlError]:
+    """Do the same on many hosts at once; what came of it, or what failed, by host id."""
+    from stackctl.fleet.parallel import for_each
+    from stackctl.fleet.target import target_of
+
+    rows = {row["id"]: row for row in hosts}
+
+    def work(target: Target) -> T:
+        row = rows[target.host_id]
+        with acting_session(context, row, images) as session:
+            return body(row, session)
+
+    results = for_each([target_of(row, context.cloud) for row in rows.values()], work)
+    told: dict[str, T | StackctlError] = {}
+    for host_id, result in results.items():
+        if isinstance(result, Exception) and not isinstance(result, StackctlError):
+            raise result
+        told[host_id] = result
+    return told
 
 
 def _unclaimed(host: Row) -> bool:
