@@ -194,7 +194,7 @@ def image_create(
     from stackctl.image.types import NewImage
 
     name = _one_name(given, named)
-    source = _source(file, url, host_fetch)
+    source = source_of(file, url, host_fetch)
     if is_public is not None:
         visibility = "public" if is_public else "private"
     wanted = NewImage(
@@ -219,7 +219,7 @@ def image_create(
         if source is not None or empty:
             raise click.UsageError("--from says where the content is: no --file, --url, --empty.")
         wanted, source = from_catalogue(context, published, wanted)
-    done = create_image(context, wanted, source, _size_of(file))
+    done = create_image(context, wanted, source, size_of(file))
     output.show(done.value)
     finish(context, done)
 
@@ -231,42 +231,6 @@ def image_catalogue(context: Context, output: Output) -> None:
     from stackctl.image.catalogue import published
 
     output.list(published(context.cloud))
-
-
-@command("image-upload")
-@changes
-@shows(SHOW)
-@click.argument("image", type=words.IMAGE)
-@content_options
-@click.option(
-    "--method",
-    type=click.Choice(["glance-direct", "web-download"]),
-    hidden=True,
-    help="Glance's word for --file or --url, which say it already.",
-)
-def image_upload(
-    context: Context,
-    output: Output,
-    image: str,
-    file: BinaryIO | None,
-    url: str | None,
-    host_fetch: bool,
-    sha256: str | None,
-    sha512: str | None,
-    store: str | None,
-    method: str | None,
-) -> None:
-    """Give a queued image its content. It is saving or importing meanwhile, and queued again if
-    that fails."""
-    from stackctl.image.uploading import Upload, upload_image
-
-    source = _source(file, url, host_fetch)
-    if source is None:
-        raise click.UsageError("Give the image's content: --file FILE or --url URL.")
-    upload = Upload(store, sha256, sha512)
-    done = upload_image(context, image, source, upload, _size_of(file))
-    output.show(done.value)
-    finish(context, done)
 
 
 @command("image-list")
@@ -402,59 +366,6 @@ def image_unset(
     finish(context, done)
 
 
-@command("image-deactivate")
-@changes
-@click.argument("images", nargs=-1, required=True, type=words.IMAGE)
-def image_deactivate(context: Context, images: tuple[str, ...]) -> None:
-    """Keep images from being booted until they are activated again. Servers go on."""
-    from stackctl.image.service import deactivate_image
-
-    each_of(context, images, deactivate_image, "Deactivated image")
-
-
-@command("image-activate")
-@changes
-@click.argument("images", nargs=-1, required=True, type=words.IMAGE)
-def image_activate(context: Context, images: tuple[str, ...]) -> None:
-    """Let deactivated images be booted again."""
-    from stackctl.image.service import reactivate_image
-
-    each_of(context, images, reactivate_image, "Activated image")
-
-
-@command("image-save")
-@click.argument("image", type=words.IMAGE)
-@click.option("--file", required=True, type=words.NewFile(), help="Where to; '-': standard output.")
-def image_save(context: Context, image: str, file: words.Target) -> None:
-    """Write an image's content to a file, which appears when it is whole and checked."""
-    from stackctl.image.copying import save_image
-
-    with file.open() as stream:
-        save_image(context, image, stream)
-
-
-@command("image-copy")
-@changes
-@shows(SHOW)
-@click.argument("image", type=words.IMAGE)
-@click.option(
-    "--to",
-    "--store",
-    "store",
-    cls=Spelled,
-    older=("--store",),
-    required=True,
-    help="The store to keep it in, besides where it is.",
-)
-def image_copy(context: Context, output: Output, image: str, store: str) -> None:
-    """Keep an image's content in one more store."""
-    from stackctl.image.copying import copy_image
-
-    done = copy_image(context, image, store)
-    output.show(done.value)
-    finish(context, done)
-
-
 @command("image-delete")
 @changes
 @destroys
@@ -488,7 +399,8 @@ def _published(
     return name if is_published(context.cloud, name) else None
 
 
-def _source(file: BinaryIO | None, url: str | None, host_fetch: bool) -> BinaryIO | Url | None:
+def source_of(file: BinaryIO | None, url: str | None, host_fetch: bool) -> BinaryIO | Url | None:
+    """Where the content comes from, by the options that say so; None when none does."""
     from stackctl.image.types import Url
 
     if None not in (file, url):
@@ -505,7 +417,7 @@ def _one_name(given: tuple[str, ...], named: str | None) -> str:
     return names[0]
 
 
-def _size_of(file: BinaryIO | None) -> int:
+def size_of(file: BinaryIO | None) -> int:
     """Bytes of a regular file, for the progress; 0 for what has no size, such as a pipe."""
     if file is None:
         return 0
