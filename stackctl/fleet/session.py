@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import IO, Any, BinaryIO
 
 from agent import wire
@@ -22,15 +23,20 @@ from stackctl.fleet import untrusted
 from stackctl.fleet.channel import Channel
 from stackctl.fleet.relay import pump
 from stackctl.fleet.starting import Progress, start_agent
-from stackctl.fleet.types import Accepted, Hello, Opening, Target
+from stackctl.fleet.types import Accepted, Hello, Opening, Peer, Target
 
 _SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
 OpenImage = Callable[[str], BinaryIO]
+OfferPeer = Callable[[str], Peer | None]
 
 
 def _no_file(sha256: str) -> BinaryIO:
     raise NotFound(f"nobody said where the image {sha256[:12]} lies")
+
+
+def _no_peer(sha256: str) -> Peer | None:
+    return None
 
 
 def _ignore(*_: Any) -> None:
@@ -48,7 +54,9 @@ class AgentSession:
         *,
         progress: Progress = _ignore,
         on_step: Callable[[dict[str, Any]], None] = _ignore,
+        peer: OfferPeer = _no_peer,
     ) -> None:
+        self._peer = peer
         self.name = channel.name
         self._channel = channel
         self._progress = progress
@@ -68,7 +76,7 @@ class AgentSession:
             message = self._channel.receive_message("want", "step", "hello")
             if message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
-                    self._send_file(sha256)
+                    self._send_image(sha256, again="why" in message)
             elif message["type"] == "step":
                 self._on_step(untrusted.mapping(message))
             else:
@@ -169,6 +177,14 @@ class AgentSession:
         self._value("relay", self._channel.receive_message("result"))
         pump(self._channel, from_fd, to_fd)
 
+    def _send_image(self, sha256: str, *, again: bool) -> None:
+        """Say which other host has an image, or send it; ``again``: that host was of no use."""
+        peer = None if again else self._peer(sha256)
+        if peer is None:
+            self._send_file(sha256)
+        else:
+            self._channel.send({"type": "blob", "sha256": sha256, "peer": asdict(peer)})
+
     def _send_file(self, sha256: str) -> None:
         """Send an image; one that cannot be read is said to be missing, others go on."""
         try:
@@ -213,15 +229,17 @@ def open_session(
     open_image: OpenImage = _no_file,
     progress: Progress = _ignore,
     on_step: Callable[[dict[str, Any]], None] = _ignore,
+    peer: OfferPeer = _no_peer,
 ) -> AgentSession:
     """Connect to a host and begin an exchange with its agent.
 
     ``open_image(sha256)`` opens the content of an image of the opening that the host lacks;
+    ``peer(sha256)`` names another host that gives it, if any;
     ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets the agent's
     steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or AgentFailed.
     """
     channel = start_agent(target, progress)
-    session = AgentSession(channel, progress=progress, on_step=on_step)
+    session = AgentSession(channel, progress=progress, on_step=on_step, peer=peer)
     try:
         session.begin(target, opening, open_image)
     except BaseException:

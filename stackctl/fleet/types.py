@@ -52,6 +52,16 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """A host that gives an image to another one, and what opens it there."""
+
+    address: str
+    port: int
+    token: str
+    certificate: str
+
+
+@dataclass(frozen=True)
 class Opening:
     """How to begin an exchange. ``claim``: the agent may mark an unmarked host as ours.
 

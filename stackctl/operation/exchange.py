@@ -19,7 +19,6 @@ from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure, PlannedStep
 from stackctl.operation.reports import Reporter, concerns_a_row
 from stackctl.state import Row, Writer, now, read, write
-from stackctl.stores.contents import content_of, opened
 
 LOCK_TIMEOUT_S = 120.0
 NOTHING_TO_DO = ("unchanged", "held", "busy")
@@ -119,6 +118,9 @@ def blob(context: Context, sha256: str) -> bytes:
 
 def open_image(context: Context, sha256: str) -> BinaryIO:
     """The content of an image that a host asks for, from wherever it is kept."""
+    # Most hosts lack nothing, and ways to web servers take a while to load.
+    from stackctl.stores.contents import content_of, opened
+
     with read(context.cloud) as reader:
         content = content_of(reader, sha256)
     what = f"fetching image {sha256[:12]}"
