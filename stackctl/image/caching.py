@@ -14,7 +14,7 @@ from stackctl.identity.context import Context
 from stackctl.image import states
 from stackctl.image.service import usable_image
 from stackctl.operation.convergence import act_on_each
-from stackctl.operation.outcome import Done, Failure
+from stackctl.operation.outcome import Done, Failure, PlannedStep
 from stackctl.state import Reader, Row, find, read
 
 
@@ -82,7 +82,7 @@ def prefetch(context: Context, word: str, words: Sequence[str]) -> Done[list[Pre
         return Prefetched(host["name"], "there")
 
     if context.dry_run:
-        return Done([Prefetched(host["name"], "dry run") for host in hosts], "")
+        return _rehearsed(image, hosts)
     return _on_each(context, hosts, body, images)
 
 
@@ -101,7 +101,23 @@ def prune(
         removed = tuple(names.get(sha256) or sha256[:12] for sha256 in told["removed"])
         return Pruned(host["name"], removed, told["freed_bytes"])
 
-    return _on_each(context, hosts, body)
+    done = _on_each(context, hosts, body)
+    if context.dry_run:
+        done.planned = [
+            PlannedStep(told.host, "image", name, "removed", "no disk needs it", name)
+            for told in done.value
+            for name in told.images
+        ]
+    return done
+
+
+def _rehearsed(image: Row, hosts: Sequence[Row]) -> Done[list[Prefetched]]:
+    done = Done([Prefetched(host["name"], "dry run") for host in hosts], "")
+    for host in hosts:
+        why = "unless it is in the cache"
+        step = PlannedStep(host["name"], "image", image["id"], "made", why, image["name"])
+        done.planned.append(step)
+    return done
 
 
 def _on_each(
