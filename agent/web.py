@@ -47,9 +47,13 @@ class Hops:
 def is_public(address: str) -> bool:
     """Whether an address is one of the internet, also when it is IPv4 inside IPv6."""
     parsed = ipaddress.ip_address(address.split("%")[0])
-    inner = _inner(parsed) if isinstance(parsed, ipaddress.IPv6Address) else None
-    judged = parsed if inner is None else inner
-    return judged.is_global and not judged.is_multicast
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = _inner(parsed)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+        if parsed.is_site_local:  # given up long ago, and still routed inside
+            return False
+    return parsed.is_global and not parsed.is_multicast
 
 
 def _inner(address: ipaddress.IPv6Address) -> Optional[ipaddress.IPv4Address]:
