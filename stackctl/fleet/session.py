@@ -28,14 +28,14 @@ from stackctl.fleet.types import Accepted, Hello, Opening, Peer, Target
 _SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
 OpenImage = Callable[[str], BinaryIO]
-OfferPeer = Callable[[str], Peer | None]
+OfferPeer = Callable[[str, bool], Peer | None]
 
 
 def _no_file(sha256: str) -> BinaryIO:
     raise NotFound(f"nobody said where the image {sha256[:12]} lies")
 
 
-def _no_peer(sha256: str) -> Peer | None:
+def _no_peer(sha256: str, failed: bool) -> Peer | None:
     return None
 
 
@@ -179,7 +179,7 @@ class AgentSession:
 
     def _send_image(self, sha256: str, *, again: bool) -> None:
         """Say which other host has an image, or send it; ``again``: that host was of no use."""
-        peer = None if again else self._peer(sha256)
+        peer = self._peer(sha256, again)
         if peer is None:
             self._send_file(sha256)
         else:
@@ -234,9 +234,10 @@ def open_session(
     """Connect to a host and begin an exchange with its agent.
 
     ``open_image(sha256)`` opens the content of an image of the opening that the host lacks;
-    ``peer(sha256)`` names another host that gives it, if any;
-    ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets the agent's
-    steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or AgentFailed.
+    ``peer(sha256, failed)`` names another host that gives it, if any; ``failed``: the last one
+    was of no use. ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets
+    the agent's steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or
+    AgentFailed.
     """
     channel = start_agent(target, progress)
     session = AgentSession(channel, progress=progress, on_step=on_step, peer=peer)

@@ -79,6 +79,14 @@ class Spreading:
                 return peer
             self._let_go(host["id"])
 
+    def failed(self, host: Row) -> None:
+        """A host could not get it from its giver: nobody else is to lose time there."""
+        with self._changed:
+            giver = self._takes.get(host["id"])
+            if giver is not None:
+                giver.useless = True
+        self._let_go(host["id"])
+
     def has(self, host: Row, images: set[str]) -> None:
         """A host has these images, and gives them on."""
         self._let_go(host["id"])
@@ -150,8 +158,14 @@ class Part:
     host: Row
     images: dict[str, Image]
 
-    def peer(self, sha256: str) -> Peer | None:
-        """The host from which it gets an image that it lacks; None: from the controller."""
+    def peer(self, sha256: str, failed: bool = False) -> Peer | None:
+        """The host from which it gets an image that it lacks; None: from the controller.
+
+        ``failed``: the host that was named before did not give it.
+        """
+        if failed:
+            self.spread.failed(self.host)
+            return None
         image = self.images.get(sha256)
         return None if image is None else self.spread.offer(self.host, image)
 

@@ -1,6 +1,7 @@
 """The caches of lab hosts: prefetch, from host to host, list, prune."""
 
 import dataclasses
+import hashlib
 import io
 import os
 
@@ -97,6 +98,37 @@ def test_an_image_that_was_pruned_while_a_command_waited(context, image, monkeyp
         boot(context, request).check()
     finally:
         fleet.delete_all()
+
+
+def test_a_server_from_an_image_in_another_store(context, fleet, tmp_path):
+    """Fetched to the controller, checked, sent; what is altered there goes to no host."""
+    config = context.cloud.folder / "config.yaml"
+    before = config.read_text()
+    config.write_text(f"{before}stores: {{nas: {{kind: file, folder: {tmp_path}}}}}\n")
+    content = os.urandom(1 << 20)
+    (tmp_path / "a.raw").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    try:
+        fleet.run("image-create", "far", "--file", str(tmp_path / "a.raw"), "--store", "nas")
+        (tmp_path / sha256).write_bytes(b"X" + content[1:])
+        failed = fleet.boot("far", "--image", "far", "--host", "host1", exit=30)
+        assert "the store nas gave 1048576 bytes with the SHA-256" in failed.err
+        assert sha256 not in fleet.images("host1")
+        assert sha256 not in [path.name for path in context.cloud.images.iterdir()]
+        fleet.run("delete", "far", "--yes")
+        (tmp_path / sha256).write_bytes(content)
+        fleet.boot("far", "--image", "far", "--host", "host1")
+        assert fleet.statuses() == {"far": "ACTIVE"}
+        assert sha256 in fleet.images("host1")
+        fleet.run("image-deactivate", "far")
+        refused = fleet.boot("again", "--image", "far", exit=4)
+        assert "Image far is not active." in refused.err
+    finally:
+        fleet.delete_all()
+        fleet.run("image-delete", "far", "--yes")
+        assert not (tmp_path / sha256).exists()
+        fleet.run("image-prune")
+        config.write_text(before)
 
 
 def test_who_is_not_there(context, image):

@@ -352,6 +352,35 @@ def test_killed_at_every_step(context, tmp_path):
         assert list(context.cloud.images.iterdir()) == []
 
 
+def test_an_upload_killed_at_every_step(context, tmp_path):
+    """It is queued again, or active with its content; nothing else is left after one command."""
+    path, counted = tmp_path / "a.raw", tmp_path / "points"
+    path.write_bytes(CONTENT)
+    words = ("image-upload", "i", "--file", str(path))
+
+    def queue():
+        service.create_image(context, NewImage("i"))
+
+    queue()
+    assert stackctl(*words, STACKCTL_KILL_COUNT_FILE=str(counted)).returncode == 0
+    service.delete_image(context, "i")
+    points = counted.read_text().split()[1::2]
+    assert {"image-received", "image-kept", "before-commit", "after-commit"} <= set(points)
+    for number in range(1, len(points) + 1):
+        queue()
+        died = stackctl(*words, STACKCTL_KILL_AT=str(number))
+        assert died.returncode == -signal.SIGKILL, points[number - 1]
+        service.create_image(context, NewImage("other"))
+        image = service.show_image(context, "i")
+        assert image.status in ("queued", "active"), points[number - 1]
+        if image.status == "queued":
+            assert stackctl(*words).returncode == 0
+        assert (context.cloud.images / SHA256).read_bytes() == CONTENT
+        for word in ("i", "other"):
+            service.delete_image(context, word)
+        assert list(context.cloud.images.iterdir()) == []
+
+
 def test_a_delete_killed_at_every_step(context, tmp_path):
     path, counted = tmp_path / "a.raw", tmp_path / "points"
     path.write_bytes(CONTENT)

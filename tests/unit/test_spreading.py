@@ -109,3 +109,16 @@ def test_a_host_that_had_it_gives_it():
         assert part.peer(IMAGE.sha256).port == 1000
         assert part.peer("b" * 64) is None
     hosts.spread.close()
+
+
+def test_a_giver_that_did_not_give_is_not_named_again():
+    hosts = Hosts(3)
+    with hosts.spread.part(hosts.rows[0], (IMAGE,)) as part:
+        part.arrived(())
+    with hosts.spread.part(hosts.rows[1], (IMAGE,)) as part:
+        assert part.peer(IMAGE.sha256).port == 1000
+        assert part.peer(IMAGE.sha256, failed=True) is None
+        part.arrived(())
+    with hosts.spread.part(hosts.rows[2], (IMAGE,)) as part:
+        assert part.peer(IMAGE.sha256).port == 1001
+    hosts.spread.close()
