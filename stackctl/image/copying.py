@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import BinaryIO
 
-from stackctl.errors import Conflict, NotFound, ResourceFailed
-from stackctl.identity.context import Context
+from stackctl.errors import Conflict, Forbidden, NotFound, ResourceFailed
+from stackctl.identity.context import ADMIN_PROJECT, Context
 from stackctl.image import placing, states
 from stackctl.image.service import own_image, usable_image
 from stackctl.image.types import Image, image_from
@@ -23,6 +23,7 @@ def save_image(context: Context, word: str, target: BinaryIO) -> Image:
     with read(context.cloud) as reader:
         row = usable_image(context, reader, word)
         states.after(row, "read")
+        _refuse_deactivated(context, row)
         image, content = image_from(reader, row), content_of(reader, row["sha256"])
     hashed = local.hasher()
     for piece in _pieces(context, image, content):
@@ -73,6 +74,8 @@ def remove_copy(context: Context, word: str, store: str) -> Done[Image]:
                 hint=f"stackctl image-delete {image.id}   (or: image-copy {image.id} --to STORE)",
             )
         writer.run("DELETE FROM image_locations WHERE image_id = ? AND store = ?", image.id, store)
+        if store == WEB:
+            writer.update("images", image.id, host_may_fetch=0)  # hosts ask there no more, either
         return image_from(writer, writer.get("images", image.id))
 
     done = change_one(context, "uncopy", "image", word, {"store": store}, work, image_from)
@@ -87,6 +90,12 @@ def _lacking(reader: Reader, row: Row, store: str) -> Image:
     if store in image.stores:
         raise Conflict(f"Image {image.name} is in the store {store} already: {_where(image)}.")
     return image
+
+
+def _refuse_deactivated(context: Context, row: Row) -> None:
+    """As in Glance: what was deactivated is looked at by the operator only."""
+    if row["status"] == "deactivated" and context.project_name != ADMIN_PROJECT:
+        raise Forbidden(f"Image {row['name']} is deactivated: only the operator may read it.")
 
 
 def _where(image: Image) -> str:

@@ -46,11 +46,10 @@ class Placement:
 
 def chosen_store(context: Context, name: str | None, url: str | None) -> str:
     """The store that was asked for, or the default one, if it can take this content."""
-    if name is None:
-        return default_store(context.cloud)
-    if checked_store(context.cloud, name) == WEB and url is None:
+    store = default_store(context.cloud) if name is None else checked_store(context.cloud, name)
+    if store == WEB and url is None:
         raise Conflict("The store http keeps nothing: it needs --url, where the content stays.")
-    return name
+    return store
 
 
 class Attempt(ExitStack):

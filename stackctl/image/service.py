@@ -47,6 +47,8 @@ def create_image(
     """
     check_new(wanted)
     arguments = asdict(wanted)
+    if source is None and wanted.store is not None:
+        raise UsageError("A store is chosen with the content (image-upload --store).")
     url = source if isinstance(source, Url) else None
     if url is not None:
         checked_url(url.address)
@@ -67,9 +69,9 @@ def _preparation(
         url = source.address if isinstance(source, Url) else None
         with read(context.cloud) as reader:
             _parts_of(context, reader, wanted)  # before the download, not after it
-        store = placing.chosen_store(context, wanted.store, url)
         if source is None:
             return lambda writer: _inserted(context, writer, wanted, None, None, None)
+        store = placing.chosen_store(context, wanted.store, url)
         got = stack.enter_context(received(context, source, expected_of(wanted, size_hint)))
         stack.placing = True
         place = stack.enter_context(placing.placed(context, store, got.part, url))

@@ -226,12 +226,13 @@ def test_contents_in_segments(context, monkeypatch):
 def test_a_content_that_stays_on_the_web(context):
     with serving({"/a": (200, {}, CONTENT)}) as (asked, url):
         wanted = NewImage("img", store="http")
-        made = service.create_image(context, wanted, Url(f"{url}/a")).value
+        made = service.create_image(context, wanted, Url(f"{url}/a", host_fetch=True)).value
+        assert made.host_may_fetch
         assert (made.stores, files(context)) == (("http",), [])
         assert content(context) == CONTENT
         copying.copy_image(context, "img", "s3")
     assert len(asked.asked) == 2
-    copying.remove_copy(context, "img", "http")
+    assert not copying.remove_copy(context, "img", "http").value.host_may_fetch
     assert content(context) == CONTENT
     for word, store in (("img", "http"), ("img", "nowhere")):
         with pytest.raises((Conflict, NotFound)):

@@ -286,6 +286,15 @@ class TestMembers:
         sharing.set_member(context, "img", "third", "accepted")  # the operator, for others
         assert names(third) == ["img"]
 
+    def test_only_the_operator_reads_what_is_deactivated(self, context, other):
+        create(context)
+        sharing.add_member(context, "img", "other")
+        copying.save_image(other, "img", io.BytesIO())
+        service.deactivate_image(context, "img")
+        with pytest.raises(Forbidden, match="only the operator"):
+            copying.save_image(other, "img", io.BytesIO())
+        copying.save_image(context, "img", io.BytesIO())
+
     def test_only_shared_images_have_members(self, context, other):
         for visibility in ("public", "private", "community"):
             create(context, visibility, visibility=visibility)
@@ -346,6 +355,14 @@ class TestStores:
         with pytest.raises(UsageError, match=words):
             create(context, store="x")
         assert files(context) == []
+
+    def test_a_store_goes_with_the_content(self, context):
+        with pytest.raises(UsageError, match="image-upload --store"):
+            create(context, content=None, store="local")
+        configure(context, "default_store: http")
+        with pytest.raises(Conflict, match="keeps nothing"):
+            create(context)
+        assert create(context, content=None).status == "queued"
 
     def test_secrets(self, context, monkeypatch):
         configure(
