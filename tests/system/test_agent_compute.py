@@ -19,6 +19,7 @@ import pytest
 from agent import inspection
 from agent.resources.configdrive import tap_name
 from agent.spec import (
+    SPEC_FORMAT,
     Dhcp,
     DirectKernel,
     Disk,
@@ -165,7 +166,9 @@ class Cloud:
             "servers": tuple(part.server for part in parts),
             "tombstones": graves,
         }
-        return HostSpec(1, CLOUD, HOST, self.serial, f"n{self.serial}", **{**values, **changes})
+        return HostSpec(
+            SPEC_FORMAT, CLOUD, HOST, self.serial, f"n{self.serial}", **{**values, **changes}
+        )
 
     @contextlib.contextmanager
     def session(self, mode: str = "converge", **opening: Any) -> Iterator[Any]:
