@@ -28,6 +28,10 @@ setup(
     packages=find_packages(include=["stackctl*", "agent*", "playbooks*"]),
     package_data={"stackctl": ["py.typed"], "playbooks": ["**/*"]},
     install_requires=RUNTIME,
-    extras_require={"libvirt": ["libvirt-python>=9,<13"]},
+    extras_require={
+        "libvirt": ["libvirt-python>=9,<13"],
+        "s3": ["boto3>=1.36,<2"],
+        "swift": ["python-swiftclient>=4.4,<5"],
+    },
     entry_points={"console_scripts": ["stackctl=stackctl.cli.main:main"]},
 )

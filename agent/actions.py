@@ -119,6 +119,13 @@ def console_log(store: Store, args: Args, check: Callable[[], None]) -> Args:
     return {"text": text.decode(errors="replace")}
 
 
+def share_image(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """See peers.share_image: TLS takes a while to load, and few exchanges need it."""
+    from agent import peers
+
+    return peers.share_image(store, args, check)
+
+
 def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
     """The XML of a server's domain as it runs: {server_id}."""
     return {"xml": libvirt_conn.live_xml(layout.checked(args["server_id"]))}
@@ -128,8 +135,10 @@ _ACTIONS: dict[str, Action] = {
     "console-log": console_log,
     "domain-xml": domain_xml,
     "wait-guest": waiting.wait_guest,
+    "list-images": prune.list_images,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
+    "share-image": share_image,
     "trace-flow": tracing.trace_flow,
     "trace-router": tracing.trace_router,
 }

@@ -13,7 +13,7 @@ from agent import actions, facts, killpoint, restore, wire
 from agent.channel import Channel, ChannelLost
 from agent.converge import Convergence, Reporter
 from agent.faults import StepFailed, fault_of
-from agent.images import Fetcher
+from agent.images import Fetcher, Offer
 from agent.resources.base import Host
 from agent.resources.registry import KINDS
 from agent.spec import SPEC_FORMAT, HostSpec, Image, SpecError, from_plain
@@ -67,7 +67,7 @@ class Exchange:
 
     def __init__(self, channel: Channel, data: Path) -> None:
         self._channel, self._store = channel, Store(data)
-        self._fetcher = Fetcher(data, channel.send, self._pushed, channel.check)
+        self._fetcher = Fetcher(data, channel.send, self._offered, channel.check)
 
     def run(self) -> None:
         """Everything from ``open`` to ``bye``."""
@@ -75,6 +75,7 @@ class Exchange:
         killpoint.arm(opening.kill_at)
         self._claim(opening)
         if opening.mode == "act":
+            self._fetcher.prepare(opening.images)
             self._hello()
         else:
             self._converge(opening)
@@ -111,6 +112,7 @@ class Exchange:
                 else {"serial": accepted.serial, "nonce": accepted.nonce},
                 "boot_id": boot_id(),
                 "facts": facts.gather(self._store.data),
+                "lacking": self._fetcher.failures(),
             }
         )
 
@@ -177,7 +179,9 @@ class Exchange:
         self._store.drop_blobs(needed)
 
     def _expect_blob(self, hashes: list[str]) -> tuple[str, int]:
-        message = self._expect("blob")
+        return self._checked_blob(self._expect("blob"), hashes)
+
+    def _checked_blob(self, message: dict[str, Any], hashes: list[str]) -> tuple[str, int]:
         sha256, size_bytes = message.get("sha256"), message.get("size_bytes")
         if sha256 in hashes and "error" in message:
             raise StepFailed(f"the controller cannot send {sha256}: {message['error']}")
@@ -185,9 +189,20 @@ class Exchange:
             raise Refused("protocol", f"a blob that nobody asked for: {sha256!r}")
         return sha256, size_bytes
 
-    def _pushed(self, image: Image) -> Generator[bytes, None, None]:
-        self._channel.send({"type": "want", "hashes": [image.sha256]})
-        _, size_bytes = self._expect_blob([image.sha256])
+    def _offered(self, image: Image, why: str) -> Offer:
+        """What the controller answers to a want: bytes, or another host that has the image."""
+        want = {"type": "want", "hashes": [image.sha256]}
+        self._channel.send({**want, "why": why} if why else want)
+        message = self._expect("blob")
+        if "peer" in message and message.get("sha256") == image.sha256:
+            from agent import peers  # TLS takes a while to load, and few exchanges need it
+
+            peer = from_plain(peers.Peer, message["peer"])
+            return Offer(peers.fetch(peer, image.sha256), from_peer=True)
+        _, size_bytes = self._checked_blob(message, [image.sha256])
+        return Offer(self._drained(size_bytes))
+
+    def _drained(self, size_bytes: int) -> Generator[bytes, None, None]:
         pieces = self._pieces(size_bytes)
         try:
             # A loop, since "yield from" would close the pieces before the rest of them is read.

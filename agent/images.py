@@ -27,8 +27,18 @@ LOCK_LIMIT_S = 3600.0
 """How long one agent waits for another one's transfer of the same image."""
 
 Send = Callable[[dict[str, Any]], None]
-Push = Callable[[Image], Generator[bytes, None, None]]
-"""Asks the controller for an image and yields its bytes."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the controller answers to whoever lacks an image: its bytes, or who has them."""
+
+    pieces: Generator[bytes, None, None]
+    from_peer: bool = False
+
+
+Ask = Callable[[Image, str], Offer]
+"""Asks the controller for an image; the text says why its last offer was of no use, if any."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,19 @@ def cached(data: Path, sha256: str) -> Optional[Sidecar]:
     return sidecar if same else None
 
 
+def idle_s(data: Path, sha256: str) -> float:
+    """For how long no exchange has needed a cached image."""
+    try:
+        return max(0.0, time.time() - _sidecar(data, sha256).stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
+
+
 class Fetcher:
     """Brings images into the cache; one that failed is not tried twice in an exchange."""
 
-    def __init__(self, data: Path, send: Send, push: Push, check: Callable[[], None]) -> None:
-        self._data, self._send, self._push, self._check = data, send, push, check
+    def __init__(self, data: Path, send: Send, ask: Ask, check: Callable[[], None]) -> None:
+        self._data, self._send, self._ask, self._check = data, send, ask, check
         self._failures: dict[str, Exception] = {}
 
     def prepare(self, images: tuple[Image, ...]) -> None:
@@ -82,12 +100,17 @@ class Fetcher:
         if known is not None:
             raise known
         if cached(self._data, image.sha256) is not None:
+            os.utime(_sidecar(self._data, image.sha256))  # when it was needed last
             return
         try:
             self._fetch(image)
         except (StepFailed, OSError) as error:
             self._failures[image.sha256] = error
             raise
+
+    def failures(self) -> dict[str, str]:
+        """Why images could not be fetched, by their SHA-256."""
+        return {sha256: str(error) for sha256, error in self._failures.items()}
 
     def _fetch(self, image: Image) -> None:
         files.make_folder(layout.images(self._data), 0o711)
@@ -133,7 +156,7 @@ class Fetcher:
         part.unlink(missing_ok=True)
         try:
             with files.create(part, 0o444) as file:
-                self._write(image, file)
+                self._fill(image, file)
                 files.sync(file)
             found = self._inspect(image, part)
             killpoint.reached(f"image {image.id} written")
@@ -145,10 +168,23 @@ class Fetcher:
         finally:
             part.unlink(missing_ok=True)
 
-    def _write(self, image: Image, file: IO[bytes]) -> None:
+    def _fill(self, image: Image, file: IO[bytes]) -> None:
+        if image.url is not None:
+            self._write(image, file, download.stream(image.url))
+            return
+        offer = self._ask(image, "")
+        try:
+            self._write(image, file, offer.pieces)
+        except (StepFailed, OSError) as error:
+            if not offer.from_peer or (isinstance(error, OSError) and files.is_full(error)):
+                raise
+            file.seek(0)
+            file.truncate()
+            self._write(image, file, self._ask(image, str(error)).pieces)
+
+    def _write(self, image: Image, file: IO[bytes], source: Generator[bytes, None, None]) -> None:
         received, digest = 0, hashlib.sha256()
         progress = Progress(self._send, image, "receiving")
-        source = download.stream(image.url) if image.url is not None else self._push(image)
         with closing(source) as pieces:
             for piece in pieces:
                 self._check()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _QCOW2_MAGIC = b"QFI\xfb"
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
 _DIRTY_BIT, _COMPRESSION_BIT = 1 << 0, 1 << 3
+_RAW_EXTERNAL_BIT = 1 << 1
 _INCOMPATIBLE_NAMES = {1: "corrupt", 2: "external data file", 4: "extended L2 entries"}
 _MAX_L1_BYTES = 32 * 1024 * 1024
 _MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024
@@ -56,6 +58,8 @@ _MAGICS = (
     (0, b"#!/bin/sh\n#V2.0 Format", "cloop"),
     (0x40, b"\x7f\x10\xda\xbe", "VDI"),
 )
+# As qemu knows a descriptor: comments and blank lines, then its version.
+_VMDK_TEXT = re.compile(rb"(?:#[^\n]*\n|[ \t\r]*\n)*version=\d")
 _ISO_AT, _ISO_MAGIC = 0x8001, b"CD001"
 _SECTOR = 512
 
@@ -85,6 +89,7 @@ class _Header:
     refcount_clusters: int
     snapshots: int
     incompatible: int
+    autoclear: int
     refcount_order: int
     length: int
     compression: int
@@ -140,6 +145,8 @@ def _inspect_raw(stream: BinaryIO, size: int) -> Inspection:
     for offset, magic, name in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
             raise UnsafeImage(f"declared raw, but its header is that of {name}")
+    if _VMDK_TEXT.match(head):
+        raise UnsafeImage("declared raw, but its header is that of VMDK")
     if size >= _SECTOR and _read(stream, size - _SECTOR, 8) == b"conectix":
         raise UnsafeImage("declared raw, but its footer is that of VHD")
     if size >= _SECTOR and _read(stream, size - _SECTOR, 4) == b"koly":
@@ -169,15 +176,15 @@ def _parse_header(stream: BinaryIO) -> _Header:
     version = fields[1]
     if version not in (2, 3):
         raise UnsafeImage(f"qcow version {version} is not supported")
-    incompatible, refcount_order, length, compression = 0, 4, _V2.size, 0
+    incompatible, autoclear, refcount_order, length, compression = 0, 0, 4, _V2.size, 0
     if version == 3:
         tail = _V3.unpack(_read_all(stream, _V2.size, _V3.size))
-        incompatible, refcount_order, length = tail[0], tail[3], tail[4]
+        incompatible, autoclear, refcount_order, length = tail[0], tail[2], tail[3], tail[4]
         if length < _V2.size + _V3.size:
             raise UnsafeImage(f"its header says that it has {length} bytes")
         if length > _V2.size + _V3.size:
             compression = _read_all(stream, _V2.size + _V3.size, 1)[0]
-    values = (*fields[2:12], incompatible, refcount_order, length, compression)
+    values = (*fields[2:12], incompatible, autoclear, refcount_order, length, compression)
     return _Header(*values)
 
 
@@ -205,6 +212,8 @@ def _check_features(header: _Header) -> None:
         bit = (unknown & -unknown).bit_length() - 1
         name = _INCOMPATIBLE_NAMES.get(bit, "unknown")
         raise UnsafeImage(f"it needs the feature {bit} ({name})")
+    if header.autoclear & _RAW_EXTERNAL_BIT:
+        raise UnsafeImage("it says that its data file is raw")
     if header.compression > 1 or (header.compression and not header.incompatible & 8):
         raise UnsafeImage(f"its compression type is {header.compression}")
 

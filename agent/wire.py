@@ -17,11 +17,13 @@ the payload. Every JSON frame is an object with a ``type``. One exchange, on one
                                         <-   result {id, ok, value | fault}
     bye                                 ->   the agent leaves
 
-A ``blob`` with ``error`` instead of a size says that the controller cannot send it: only what
-needs it fails. A ``step`` tells what is about to change (kind, id, result, why) or how far an
-image is (done_bytes, total_bytes); it may come before hello. After the ``result`` of the action
-``relay``, bytes frames are the relay's, both ways; an empty one ends a direction, and the agent's
-ends the relay. Actions run side by side.
+``hello`` has in ``lacking`` why images of ``open`` could not be fetched, by SHA-256. A ``blob``
+with ``error`` instead of a size says that the controller cannot send it: only what needs it
+fails. One with ``peer`` (address, port, token, certificate) says which host has the image; an
+agent that cannot get it there says ``want`` again, with ``why``. A ``step`` tells what is about
+to change (kind, id, result, why) or how far an image is (done_bytes, total_bytes); it may come
+before hello. After the ``result`` of the action ``relay``, bytes frames are the relay's, both
+ways; an empty one ends a direction, and the agent's ends the relay. Actions run side by side.
 
 Both sides send ``ping`` every PING_INTERVAL_S while they have nothing else to say. An agent that
 heard nothing for SILENCE_LIMIT_S finishes the resource in hand and leaves. ``error`` from the

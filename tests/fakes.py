@@ -62,7 +62,9 @@ class FakeFleet:
         self.batches = False
         self._lock = threading.Lock()
 
-    def open_session(self, target, opening, *, image_file=None, progress=None, on_step=None):
+    def open_session(
+        self, target, opening, *, open_image=None, progress=None, on_step=None, peer=None
+    ):
         """Begin an exchange, or raise what the trouble of this host says."""
         if self.before_open is not None:
             self.before_open(target.name)

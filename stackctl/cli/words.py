@@ -7,12 +7,18 @@ wrong with it.
 from __future__ import annotations
 
 import re
+import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 from click.shell_completion import CompletionItem
+
+from stackctl.errors import ResourceFailed
 
 _MOST_NAMES = 500
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
@@ -86,6 +92,50 @@ class LocalFile(click.ParamType[BinaryIO]):
 RESULT_FILE = click.File("w", encoding="utf-8", lazy=True, atomic=True)
 """A file that a result goes to: there once it is whole, in place of what was there before. ``-``
 is standard output."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A local file that is to be written; None is standard output."""
+
+    path: Path | None
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """A stream whose content becomes the file when the block ends well, and is gone if not."""
+        if self.path is None:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+            return
+        part = self.path.with_name(f".{self.path.name}.part-{secrets.token_hex(4)}")
+        try:
+            with part.open("xb") as stream:
+                yield stream
+            part.replace(self.path)
+        except OSError as error:
+            raise ResourceFailed(f"{self.path} cannot be written: {error.strerror}.") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class NewFile(click.ParamType[Target]):
+    """A file of the person who types, to be written. ``-`` is standard output."""
+
+    name = "file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Target:
+        """Whether it can be written is seen when it is."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        return Target(None if value == "-" else Path(value).expanduser())
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The shell's own completion of files."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Pair(click.ParamType[tuple[str, str]]):

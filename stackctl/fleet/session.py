@@ -13,8 +13,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from dataclasses import asdict
+from typing import IO, Any, BinaryIO
 
 from agent import wire
 from agent.spec import to_plain
@@ -23,13 +23,20 @@ from stackctl.fleet import untrusted
 from stackctl.fleet.channel import Channel
 from stackctl.fleet.relay import pump
 from stackctl.fleet.starting import Progress, start_agent
-from stackctl.fleet.types import Accepted, Hello, Opening, Target
+from stackctl.fleet.types import Accepted, Hello, Opening, Peer, Target
 
 _SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
+OpenImage = Callable[[str], BinaryIO]
+OfferPeer = Callable[[str, bool], Peer | None]
 
-def _no_file(sha256: str) -> Path:
+
+def _no_file(sha256: str) -> BinaryIO:
     raise NotFound(f"nobody said where the image {sha256[:12]} lies")
+
+
+def _no_peer(sha256: str, failed: bool) -> Peer | None:
+    return None
 
 
 def _ignore(*_: Any) -> None:
@@ -47,7 +54,9 @@ class AgentSession:
         *,
         progress: Progress = _ignore,
         on_step: Callable[[dict[str, Any]], None] = _ignore,
+        peer: OfferPeer = _no_peer,
     ) -> None:
+        self._peer = peer
         self.name = channel.name
         self._channel = channel
         self._progress = progress
@@ -55,9 +64,11 @@ class AgentSession:
         self._results: dict[str, dict[str, Any]] = {}
         self._results_changed = threading.Condition()
         self._somebody_reads = False
+        self._open_image: OpenImage = _no_file
 
-    def begin(self, target: Target, opening: Opening, image_file: Callable[[str], Path]) -> None:
+    def begin(self, target: Target, opening: Opening, open_image: OpenImage) -> None:
         """Open the exchange: push the images that the agent lacks, hear its hello."""
+        self._open_image = open_image
         self._channel.send(open_message(target, opening))
         self._channel.start_pings()
         allowed = {image.sha256 for image in opening.images}
@@ -65,7 +76,7 @@ class AgentSession:
             message = self._channel.receive_message("want", "step", "hello")
             if message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
-                    self._send_file(sha256, image_file)
+                    self._send_image(sha256, again="why" in message)
             elif message["type"] == "step":
                 self._on_step(untrusted.mapping(message))
             else:
@@ -83,13 +94,18 @@ class AgentSession:
         if len(frame) > wire.MAX_JSON_BYTES:
             raise Bug(f"The spec of host {self.name} has {len(frame)} bytes, too many to send.")
         allowed = set(_SHA256.findall(frame[5:].decode()))
+        # One that was pruned, or became part of the spec, since the exchange began.
+        images = {image["sha256"] for image in spec.get("images", ())}
         self._channel.spec_sent = True
         self._channel.send_raw(frame)
         while True:
             message = self._channel.receive_message("want", "reports", "step", "done")
             if message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
-                    self._send_content(sha256, blob)
+                    if sha256 in images:
+                        self._send_file(sha256)
+                    else:
+                        self._send_content(sha256, blob)
             elif message["type"] == "reports":
                 on_reports(untrusted.reports(message.get("reports")))
             elif message["type"] == "step":
@@ -161,10 +177,18 @@ class AgentSession:
         self._value("relay", self._channel.receive_message("result"))
         pump(self._channel, from_fd, to_fd)
 
-    def _send_file(self, sha256: str, image_file: Callable[[str], Path]) -> None:
+    def _send_image(self, sha256: str, *, again: bool) -> None:
+        """Say which other host has an image, or send it; ``again``: that host was of no use."""
+        peer = self._peer(sha256, again)
+        if peer is None:
+            self._send_file(sha256)
+        else:
+            self._channel.send({"type": "blob", "sha256": sha256, "peer": asdict(peer)})
+
+    def _send_file(self, sha256: str) -> None:
         """Send an image; one that cannot be read is said to be missing, others go on."""
         try:
-            file = image_file(sha256).open("rb")
+            file = self._open_image(sha256)
         except (OSError, StackctlError) as error:
             self._send_excuse(sha256, error)
             return
@@ -202,20 +226,23 @@ def open_session(
     target: Target,
     opening: Opening,
     *,
-    image_file: Callable[[str], Path] = _no_file,
+    open_image: OpenImage = _no_file,
     progress: Progress = _ignore,
     on_step: Callable[[dict[str, Any]], None] = _ignore,
+    peer: OfferPeer = _no_peer,
 ) -> AgentSession:
     """Connect to a host and begin an exchange with its agent.
 
-    ``image_file(sha256)`` is the local file of an image of the opening that the host lacks;
-    ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets the agent's
-    steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or AgentFailed.
+    ``open_image(sha256)`` opens the content of an image of the opening that the host lacks;
+    ``peer(sha256, failed)`` names another host that gives it, if any; ``failed``: the last one
+    was of no use. ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets
+    the agent's steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or
+    AgentFailed.
     """
     channel = start_agent(target, progress)
-    session = AgentSession(channel, progress=progress, on_step=on_step)
+    session = AgentSession(channel, progress=progress, on_step=on_step, peer=peer)
     try:
-        session.begin(target, opening, image_file)
+        session.begin(target, opening, open_image)
     except BaseException:
         session.abort()
         raise
@@ -252,6 +279,10 @@ def read_hello(name: str, message: dict[str, Any]) -> Hello:
         accepted=accepted,
         boot_id=untrusted.line(message.get("boot_id", ""), 64),
         facts={**untrusted.mapping(message.get("facts")), "agent": agent},
+        lacking={
+            key: untrusted.line(words)
+            for key, words in untrusted.mapping(message.get("lacking")).items()
+        },
     )
 
 

@@ -40,11 +40,25 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Hello:
-    """What an agent says once it holds its host's lock."""
+    """What an agent says once it holds its host's lock.
+
+    ``lacking``: images of the opening that it could not get, by SHA-256, and why.
+    """
 
     accepted: Accepted | None
     boot_id: str
     facts: dict[str, Any] = field(default_factory=dict)
+    lacking: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A host that gives an image to another one, and what opens it there."""
+
+    address: str
+    port: int
+    token: str
+    certificate: str
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         settings=_settings(host),
         networks=tuple(_network(snapshot, row) for row in snapshot.networks),
         ports=_ports(snapshot),
-        images=tuple(_image(row) for row in _by_id(snapshot.images.values())),
+        images=tuple(image_spec(row) for row in _by_id(snapshot.images.values())),
         disks=tuple(_disk(row) for row in _by_id(snapshot.disks)),
         servers=tuple(_server(snapshot, row) for row in snapshot.servers),
         tombstones=tuple(
@@ -251,7 +251,8 @@ def _members(snapshot: HostSnapshot) -> Iterable[spec.Members]:
         yield spec.Members(group_id, network_id, tuple(addresses))
 
 
-def _image(row: Row) -> spec.Image:
+def image_spec(row: Row) -> spec.Image:
+    """An image as hosts are told of it."""
     return spec.Image(
         id=row["id"],
         sha256=row["sha256"],

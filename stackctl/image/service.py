@@ -1,104 +1,149 @@
 """Images: create, list, show, change and delete them.
 
-An image's content is received, hashed and inspected before any transaction begins, and its row is
-there only with its file: whatever fails leaves neither.
+An image's content is received, hashed and inspected before any transaction begins, and its row
+says that it is active only with its content: whatever fails leaves nothing, or a queued image.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import BinaryIO
+from typing import Any
 
-from agent import inspection
-from stackctl.errors import Conflict, UnsafeImage, UsageError
+from stackctl.errors import Conflict, UsageError
 from stackctl.identity.context import Context, find_own
-from stackctl.image import store
-from stackctl.image.fetch import checked_url, download
-from stackctl.image.types import (
-    CONTAINER_FORMATS,
-    DISK_FORMATS,
-    GIB,
-    VISIBILITIES,
-    Image,
-    ImageChange,
-    NewImage,
-    Url,
-    image_from,
-)
-from stackctl.names import checked_name, refuse_control_characters
+from stackctl.image import placing, states
+from stackctl.image.receiving import Expected, Received, Source, received
+from stackctl.image.types import Image, ImageChange, ImageFilter, NewImage, Url, image_from
+from stackctl.image.words import check_change, check_new, checked_properties, checked_tags
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one, prepare_one
-from stackctl.state import Reader, Row, Writer, find, new_id, now, read, write
+from stackctl.state import Reader, Row, Writer, find, new_id, now, read
+from stackctl.stores.web import checked_url
 
-MAX_PROPERTIES = 128
-PROPERTY_LIMIT = 1024
+_MEMBER = "SELECT 1 FROM image_members WHERE image_id = images.id AND project_id = ?"
 
-_QCOW2_MAGIC = b"QFI\xfb"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PROPERTY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}")
-
-LISTED = "(project_id = ? OR visibility = 'public')"
-USABLE = "(project_id = ? OR visibility IN ('public', 'community'))"
-"""As in Glance: a community image can be used by all but is listed for none; takes the project."""
+LISTED = (
+    "(project_id = ? OR visibility = 'public' OR (visibility = 'shared' AND EXISTS "
+    f"({_MEMBER} AND image_members.status = 'accepted')))"
+)
+USABLE = (
+    "(project_id = ? OR visibility IN ('public', 'community') OR "
+    f"(visibility = 'shared' AND EXISTS ({_MEMBER})))"
+)
+"""As in Glance: a community image can be used by all but is listed for none, and a member may use
+what he has not accepted. Both take the project twice."""
 
 
 def create_image(
-    context: Context, wanted: NewImage, source: BinaryIO | Url, size_hint: int = 0
+    context: Context, wanted: NewImage, source: Source | None = None, size_hint: int = 0
 ) -> Done[Image]:
-    """Receive an image from a stream (of about ``size_hint`` bytes, for the progress) or a URL.
+    """Receive an image from a stream (of about ``size_hint`` bytes, for the progress) or a URL;
+    without either it is queued until its content is uploaded.
 
     UnsafeImage (31): the header is not plainly what was declared. Conflict (4): wrong checksum or
-    size. NotFound, ResourceFailed: what the server said, or the disk. Nothing is left then.
+    size. NotFound, ResourceFailed: what the server, the disk or a store said. Then nothing is left.
     """
-    _check_words(wanted)
+    check_new(wanted)
     arguments = asdict(wanted)
-    if isinstance(source, Url):
-        checked_url(source.address)
-        arguments["url"] = asdict(source)
-    with ExitStack() as open_until_the_end:
-        kept: list[store.Part] = []
-
-        def prepare() -> Callable[[Writer], Image]:
-            with read(context.cloud) as reader:
-                _parts_of(context, reader, wanted)  # before the download, not after it
-            part = open_until_the_end.enter_context(_received(context, wanted, source, size_hint))
-            _check_sum(wanted, part)
-            row = _row(context, wanted, source, part, *_inspected(wanted, part))
-
-            def work(writer: Writer) -> Image:
-                full = {**row, **_parts_of(context, writer, wanted)}
-                writer.insert("images", full)
-                store.sweep(context.cloud, writer)
-                if not context.dry_run:
-                    kept.append(part)
-                    store.keep(context.cloud, part)
-                return image_from(writer, writer.get("images", full["id"]))
-
-            return work
-
-        try:
-            return prepare_one(
-                context, "create", "image", wanted.name, arguments, prepare, image_from
-            )
-        except BaseException:
-            # The row is not there: if its file got its name already, that must go too.
-            if kept:
-                _sweep(context)
-            raise
+    if source is None and wanted.store is not None:
+        raise UsageError("A store is chosen with the content (image-upload --store).")
+    url = source if isinstance(source, Url) else None
+    if url is not None:
+        checked_url(url.address)
+        arguments["url"] = asdict(url)
+    with placing.swept_on_failure(context) as stack:
+        prepare = _preparation(context, wanted, source, size_hint, stack)
+        return prepare_one(context, "create", "image", wanted.name, arguments, prepare, image_from)
 
 
-def list_images(context: Context) -> list[Image]:
-    """The project's images and public ones, oldest first."""
+def _preparation(
+    context: Context,
+    wanted: NewImage,
+    source: Source | None,
+    size_hint: int,
+    stack: placing.Attempt,
+) -> Callable[[], Callable[[Writer], Image]]:
+    def prepare() -> Callable[[Writer], Image]:
+        url = source.address if isinstance(source, Url) else None
+        with read(context.cloud) as reader:
+            _parts_of(context, reader, wanted)  # before the download, not after it
+        if source is None:
+            return lambda writer: _inserted(context, writer, wanted, None, None, None)
+        store = placing.chosen_store(context, wanted.store, url)
+        got = stack.enter_context(received(context, source, expected_of(wanted, size_hint)))
+        stack.placing = True
+        place = stack.enter_context(placing.placed(context, store, got.part, url))
+        return lambda writer: _inserted(context, writer, wanted, source, got, place)
+
+    return prepare
+
+
+def expected_of(wanted: NewImage, size_hint: int) -> Expected:
+    """What a new image's content must be."""
+    sums = wanted.expected_sha256, wanted.expected_sha512
+    return Expected(wanted.name, wanted.disk_format, *sums, size_hint)
+
+
+def _inserted(
+    context: Context,
+    writer: Writer,
+    wanted: NewImage,
+    source: Source | None,
+    got: Received | None,
+    place: placing.Placement | None,
+) -> Image:
+    row = _row(context, wanted, source) | _parts_of(context, writer, wanted)
+    if got is not None:
+        row |= got.columns(wanted.min_disk_gb, wanted.container_format)
+    writer.insert("images", row)
+    if place is not None:
+        place.record(writer, row["id"])
+    return image_from(writer, writer.get("images", row["id"]))
+
+
+def _row(context: Context, wanted: NewImage, source: Source | None) -> Row:
+    url = source if isinstance(source, Url) else None
+    return {
+        "id": new_id(),
+        "project_id": context.project_id,
+        "name": wanted.name,
+        "status": "queued" if source is None else "active",
+        "disk_format": wanted.disk_format or "",
+        "container_format": wanted.container_format,
+        "visibility": wanted.visibility,
+        "source_url": url.address if url else None,
+        "host_may_fetch": int(url is not None and url.host_fetch),
+        "min_disk_gb": wanted.min_disk_gb or 0,
+        "min_ram_mb": wanted.min_ram_mb,
+        "properties_json": json.dumps(dict(wanted.properties)),
+        "protected": int(wanted.protected),
+        "hidden": int(wanted.hidden),
+        "tags_json": json.dumps(checked_tags(wanted.tags)),
+        "created_at": now(),
+    }
+
+
+def list_images(context: Context, wanted: ImageFilter | None = None) -> list[Image]:
+    """The project's images, public ones and those it accepted as a member, oldest first."""
+    wanted = wanted or ImageFilter()
+    sql = f"SELECT * FROM images WHERE deleted_at IS NULL AND {LISTED} AND hidden = ?"
+    parameters: list[Any] = [context.project_id, context.project_id, int(wanted.hidden)]
+    for column in ("name", "status", "visibility"):
+        value = getattr(wanted, column)
+        if value is not None:
+            sql += f" AND {column} = ?"
+            parameters.append(value)
     with read(context.cloud) as reader:
-        rows = reader.all(
-            f"SELECT * FROM images WHERE deleted_at IS NULL AND {LISTED} ORDER BY rowid",
-            context.project_id,
-        )
-        return [image_from(reader, row) for row in rows]
+        rows = reader.all(f"{sql} ORDER BY rowid", *parameters)
+        images = [image_from(reader, row) for row in rows]
+    return [
+        image
+        for image in images
+        if set(wanted.tags) <= set(image.tags)
+        and wanted.properties.items() <= dict(image.properties).items()
+    ]
 
 
 def show_image(context: Context, word: str) -> Image:
@@ -109,129 +154,88 @@ def show_image(context: Context, word: str) -> Image:
 
 def usable_image(context: Context, reader: Reader, word: str) -> Row:
     """The row of an image that the asker may boot from."""
-    return find(
-        reader, "images", word, noun="image", where=USABLE, parameters=(context.project_id,)
-    )
+    project = (context.project_id, context.project_id)
+    return find(reader, "images", word, noun="image", where=USABLE, parameters=project)
+
+
+def own_image(context: Context, reader: Reader, word: str) -> Row:
+    """The row of an image of the asker's own project."""
+    return find_own(context, reader, "images", word, noun="image")
 
 
 def set_image(context: Context, word: str, change: ImageChange) -> Done[Image]:
-    """Change an image's name, visibility, minimum sizes or properties; never its content."""
-    values = {key: value for key, value in asdict(change).items() if value not in (None, {})}
+    """Change what is said about an image; never its content."""
+    values = {key: value for key, value in asdict(change).items() if value not in (None, {}, ())}
     if not values:
         raise UsageError("Nothing to change was given.", hint="stackctl image-set --help")
-    _check_change(change)
+    check_change(change)
 
     def work(writer: Writer) -> Image:
-        image = find_own(context, writer, "images", word, noun="image")
-        columns = {key: value for key, value in values.items() if key != "properties"}
-        if change.properties:
-            properties = {**json.loads(image["properties_json"]), **change.properties}
-            kept = {key: value for key, value in properties.items() if value != ""}
-            columns["properties_json"] = json.dumps(_checked_properties(kept))
+        image = own_image(context, writer, word)
+        columns = {key: value for key, value in values.items() if key in image}
+        columns |= _changed_properties(image, change) | _changed_tags(image, change)
         writer.update("images", image["id"], **columns, version=image["version"] + 1)
         return image_from(writer, writer.get("images", image["id"]))
 
     return change_one(context, "set", "image", word, values, work, image_from)
 
 
+def _changed_properties(image: Row, change: ImageChange) -> dict[str, str]:
+    if not change.properties and not change.properties_removed:
+        return {}
+    properties = {**json.loads(image["properties_json"]), **change.properties}
+    kept = {
+        key: value
+        for key, value in properties.items()
+        if value != "" and key not in change.properties_removed
+    }
+    return {"properties_json": json.dumps(checked_properties(kept))}
+
+
+def _changed_tags(image: Row, change: ImageChange) -> dict[str, str]:
+    tags = {*json.loads(image["tags_json"]), *change.tags} - set(change.tags_removed)
+    return {"tags_json": json.dumps(checked_tags(tags))}
+
+
+def deactivate_image(context: Context, word: str) -> Done[Image]:
+    """Keep an image from being booted and fetched, until it is reactivated."""
+    return _to_status(context, "deactivate", word)
+
+
+def reactivate_image(context: Context, word: str) -> Done[Image]:
+    """Let a deactivated image be used again."""
+    return _to_status(context, "reactivate", word)
+
+
+def _to_status(context: Context, action: str, word: str) -> Done[Image]:
+    def work(writer: Writer) -> Image:
+        image = own_image(context, writer, word)
+        writer.update("images", image["id"], status=states.after(image, action))
+        return image_from(writer, writer.get("images", image["id"]))
+
+    return change_one(context, action, "image", word, {}, work, image_from)
+
+
 def delete_image(context: Context, word: str) -> Done[Image]:
-    """Delete an image; its file goes when no other image has the same content.
+    """Delete an image; its content goes when no other image has the same.
 
     Servers made from it keep their disks: hosts have their own copies. Conflict when protected.
     """
 
     def work(writer: Writer) -> Image:
-        image = image_from(writer, find_own(context, writer, "images", word, noun="image"))
+        row = own_image(context, writer, word)
+        image = image_from(writer, row)
         if image.protected:
             raise Conflict(
                 f"Image {image.name} is protected and cannot be deleted.",
-                hint=f"stackctl image-set {image.id} --property protected=",
+                hint=f"stackctl image-set {image.id} --unprotected",
             )
-        writer.update("images", image.id, status="deleted", deleted_at=now())
+        writer.update("images", image.id, status=states.after(row, "delete"), deleted_at=now())
         return image
 
     done = change_one(context, "delete", "image", word, {}, work, image_from)
-    _sweep(context)
+    placing.sweep(context)
     return done
-
-
-def _sweep(context: Context) -> None:
-    if not context.dry_run:
-        with write(context.cloud) as writer:
-            store.sweep(context.cloud, writer)
-
-
-@contextmanager
-def _received(
-    context: Context, wanted: NewImage, source: BinaryIO | Url, size_hint: int
-) -> Iterator[store.Part]:
-    def progress_to(total: int) -> Callable[[int], None]:
-        return lambda done: context.watch.progress(f"image {wanted.name}", done, total)
-
-    with ExitStack() as stack:
-        if isinstance(source, Url):
-            limit = context.cloud.config["image_size_limit_gb"] * GIB
-            response = stack.enter_context(download(source.address, limit))
-            pieces, total = response.pieces(), response.size_bytes
-        else:
-            pieces, total = store.pieces_of(source), size_hint
-        yield stack.enter_context(store.received(context.cloud, pieces, progress_to(total)))
-
-
-def _check_sum(wanted: NewImage, part: store.Part) -> None:
-    if wanted.expected_sha256 is not None and wanted.expected_sha256.lower() != part.sha256:
-        raise Conflict(
-            f"The image {wanted.name} is not the one expected: its SHA-256 is {part.sha256}, not "
-            f"{wanted.expected_sha256.lower()} ({part.size_bytes} bytes were read). "
-            "Nothing was kept."
-        )
-
-
-def _inspected(wanted: NewImage, part: store.Part) -> tuple[str, int]:
-    """Disk format and virtual size by the file's own header, which must be plain."""
-    disk_format = wanted.disk_format
-    if disk_format is None:
-        part.stream.seek(0)
-        disk_format = "qcow2" if part.stream.read(4) == _QCOW2_MAGIC else "raw"
-    plain = "qcow2" if disk_format == "qcow2" else "raw"
-    try:
-        found = inspection.inspect(part.stream, plain, part.size_bytes)
-    except inspection.UnsafeImage as refusal:
-        raise UnsafeImage(
-            f"The image {wanted.name} was refused and nothing of it kept: {refusal}."
-        ) from None
-    return disk_format, found.virtual_size_bytes
-
-
-def _row(
-    context: Context,
-    wanted: NewImage,
-    source: BinaryIO | Url,
-    part: store.Part,
-    disk_format: str,
-    virtual_size_bytes: int,
-) -> Row:
-    boots = disk_format in ("aki", "ari")
-    fits_gb = 0 if boots else -(-virtual_size_bytes // GIB)
-    url = source if isinstance(source, Url) else None
-    return {
-        "id": new_id(),
-        "project_id": context.project_id,
-        "name": wanted.name,
-        "status": "active",
-        "disk_format": disk_format,
-        "container_format": wanted.container_format or (disk_format if boots else "bare"),
-        "visibility": wanted.visibility,
-        "size_bytes": part.size_bytes,
-        "virtual_size_bytes": virtual_size_bytes,
-        "sha256": part.sha256,
-        "source_url": url.address if url else None,
-        "host_may_fetch": int(url is not None and url.host_fetch),
-        "min_disk_gb": fits_gb if wanted.min_disk_gb is None else wanted.min_disk_gb,
-        "min_ram_mb": wanted.min_ram_mb,
-        "properties_json": json.dumps(dict(wanted.properties)),
-        "created_at": now(),
-    }
 
 
 def _parts_of(context: Context, reader: Reader, wanted: NewImage) -> dict[str, str | None]:
@@ -242,6 +246,7 @@ def _parts_of(context: Context, reader: Reader, wanted: NewImage) -> dict[str, s
         ids[f"{noun}_id"] = None
         if word is not None:
             image = usable_image(context, reader, word)
+            states.after(image, "boot-with")
             if image["disk_format"] not in (disk_format, "raw"):
                 raise Conflict(
                     f"Image {image['name']} is no {noun}: its disk format is "
@@ -249,48 +254,3 @@ def _parts_of(context: Context, reader: Reader, wanted: NewImage) -> dict[str, s
                 )
             ids[f"{noun}_id"] = image["id"]
     return ids
-
-
-def _check_words(wanted: NewImage) -> None:
-    checked_name("image", wanted.name)
-    _check_choice("disk format", wanted.disk_format, DISK_FORMATS)
-    _check_choice("container format", wanted.container_format or None, CONTAINER_FORMATS)
-    _check_choice("visibility", wanted.visibility, VISIBILITIES)
-    _check_sizes(wanted.min_disk_gb, wanted.min_ram_mb)
-    _checked_properties(wanted.properties)
-    if wanted.expected_sha256 is not None and not _SHA256.fullmatch(wanted.expected_sha256.lower()):
-        raise UsageError("A SHA-256 has 64 hexadecimal digits.")
-    if wanted.ramdisk is not None and wanted.kernel is None:
-        raise UsageError("A ramdisk is of no use without a kernel (--kernel).")
-    if wanted.kernel is not None and wanted.disk_format in ("aki", "ari"):
-        raise UsageError("A kernel or ramdisk image does not have a kernel of its own.")
-
-
-def _check_change(change: ImageChange) -> None:
-    if change.name is not None:
-        checked_name("image", change.name)
-    _check_choice("visibility", change.visibility, VISIBILITIES)
-    _check_sizes(change.min_disk_gb, change.min_ram_mb)
-
-
-def _check_choice(what: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise UsageError(f"'{value}' is not a {what} here: use one of {', '.join(known)}.")
-
-
-def _check_sizes(min_disk_gb: int | None, min_ram_mb: int | None) -> None:
-    for size in (min_disk_gb, min_ram_mb):
-        if size is not None and not 0 <= size < 1 << 31:
-            raise UsageError(f"A minimum of {size} makes no sense.")
-
-
-def _checked_properties(properties: Mapping[str, str]) -> dict[str, str]:
-    if len(properties) > MAX_PROPERTIES:
-        raise UsageError(f"An image has at most {MAX_PROPERTIES} properties.")
-    for key, value in properties.items():
-        if not _PROPERTY.fullmatch(key):
-            raise UsageError(f"'{key[:100]}' cannot be the name of a property.")
-        if len(value) > PROPERTY_LIMIT:
-            raise UsageError(f"Property {key} has more than {PROPERTY_LIMIT} characters.")
-        refuse_control_characters(f"property {key}", value)
-    return dict(properties)

@@ -41,6 +41,11 @@ class NewImage:
     expected_sha256: str | None = None
     kernel: str | None = None
     ramdisk: str | None = None
+    expected_sha512: str | None = None
+    store: str | None = None
+    protected: bool = False
+    hidden: bool = False
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,42 @@ class ImageChange:
     min_disk_gb: int | None = None
     min_ram_mb: int | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
+    protected: bool | None = None
+    hidden: bool | None = None
+    tags: tuple[str, ...] = ()
+    tags_removed: tuple[str, ...] = ()
+    properties_removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageFilter:
+    """Which images to list; what is None or empty does not matter. Tags and properties: all."""
+
+    name: str | None = None
+    status: str | None = None
+    visibility: str | None = None
+    tags: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Member:
+    """A project that an image is shared with."""
+
+    id: str
+    name: str
+    image_id: str
+    status: str
+    created_at: str
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image. ``virtual_size_bytes`` is the size of the disk that a guest sees."""
+    """An image. ``virtual_size_bytes`` is the size of the disk that a guest sees.
+
+    Without content (queued) its formats, sizes and hash are empty.
+    """
 
     id: str
     project_id: str
@@ -76,16 +112,19 @@ class Image:
     ramdisk_id: str | None
     properties: Mapping[str, str]
     created_at: str
+    protected: bool = False
+    hidden: bool = False
+    tags: tuple[str, ...] = ()
+    stores: tuple[str, ...] = ()
 
-    @property
-    def protected(self) -> bool:
-        """Whether it refuses to be deleted."""
-        return self.properties.get("protected", "").lower() in ("1", "true", "yes", "on")
 
-
-def image_from(_: Reader, row: Row) -> Image:
-    """The value of an ``images`` row."""
+def image_from(reader: Reader, row: Row) -> Image:
+    """The value of an ``images`` row, with the stores that have its content."""
     values: dict[str, Any] = {name: row.get(name) for name in Image.__dataclass_fields__}
+    for name in ("host_may_fetch", "protected", "hidden"):
+        values[name] = bool(row[name])
     values["properties"] = json.loads(row["properties_json"])
-    values["host_may_fetch"] = bool(row["host_may_fetch"])
+    values["tags"] = tuple(json.loads(row["tags_json"]))
+    places = "SELECT store FROM image_locations WHERE image_id = ? ORDER BY created_at, store"
+    values["stores"] = tuple(reader.column(places, row["id"]))
     return Image(**values)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
-from agent.spec import HostSpec
+from agent.spec import HostSpec, Image
 from stackctl import killpoint
 from stackctl.errors import HostUnreachable, StackctlError
-from stackctl.fleet.types import Opening, Session
+from stackctl.fleet.types import Opening, Session, Target
 from stackctl.identity.context import Context
 from stackctl.operation import exchange as one
 from stackctl.operation.exchange import Exchange
+from stackctl.operation.spreading import Spreading
 from stackctl.state import Row, read
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 TRIES_AFTER_LOSS = 2
 """An agent that vanished in the middle is followed by one more exchange: converging is safe to
 repeat, and finishes what the first one began."""
+
+T = TypeVar("T")
 
 Body = Callable[[Session, Exchange], None]
 
@@ -43,11 +46,13 @@ def converge(
         def body(session: Session, exchange: Exchange) -> None:
             one.converge_host(context, session, exchange, operation_id)
 
-        return _with_tries(context, host, opening, body, brief, sessions)
+        return _with_tries(context, host, opening, body, brief, sessions, spread)
 
-    exchanges = _each(
-        context, dict.fromkeys(peripheral, True) | dict.fromkeys(carrying, False), work
-    )
+    spread = _spreading(context)
+    with closing(spread):
+        exchanges = _each(
+            context, dict.fromkeys(peripheral, True) | dict.fromkeys(carrying, False), work
+        )
     for exchange in exchanges:
         _remember_error(context, exchange)
     return exchanges
@@ -69,10 +74,49 @@ def observe(
 
 
 @contextmanager
-def acting_session(context: Context, host: Row) -> Iterator[Session]:
-    """An exchange that only asks or acts: no host lock, no spec."""
-    with _session(context, host, one.opening(context, "act", (), 0), False, None) as session:
+def acting_session(
+    context: Context,
+    host: Row,
+    images: tuple[Image, ...] = (),
+    spread: Spreading | None = None,
+) -> Iterator[Session]:
+    """An exchange that only asks or acts: no host lock, no spec. ``images`` are brought first."""
+    opening = one.opening(context, "act", images, 0)
+    with _session(context, host, opening, False, None, spread) as session:
         yield session
+
+
+def act_on_each(
+    context: Context,
+    hosts: Iterable[Row],
+    body: Callable[[Row, Session], T],
+    images: tuple[Image, ...] = (),
+) -> dict[str, T | StackctlError]:
+    """Do the same on many hosts at once; what came of it, or what failed, by host id."""
+    from stackctl.fleet.parallel import for_each
+    from stackctl.fleet.target import target_of
+
+    rows = {row["id"]: row for row in hosts}
+
+    def work(target: Target) -> T:
+        row = rows[target.host_id]
+        with acting_session(context, row, images, spread) as session:
+            return body(row, session)
+
+    spread = _spreading(context)
+    with closing(spread):
+        results = for_each([target_of(row, context.cloud) for row in rows.values()], work)
+    told: dict[str, T | StackctlError] = {}
+    for host_id, result in results.items():
+        if isinstance(result, Exception) and not isinstance(result, StackctlError):
+            raise result
+        told[host_id] = result
+    return told
+
+
+def _spreading(context: Context) -> Spreading:
+    least_mb = context.cloud.config["image_from_hosts_mb"]
+    return Spreading(least_mb, lambda host: acting_session(context, host))
 
 
 def _unclaimed(host: Row) -> bool:
@@ -113,6 +157,7 @@ def _with_tries(
     body: Body,
     brief: bool,
     sessions: OpenSessions,
+    spread: Spreading | None = None,
 ) -> Exchange:
     from stackctl.fleet.errors import ChannelLost
 
@@ -121,7 +166,7 @@ def _with_tries(
         exchange.error = None
         exchange.failures.clear()
         try:
-            with _session(context, host, opening, brief, sessions) as session:
+            with _session(context, host, opening, brief, sessions, spread) as session:
                 body(session, exchange)
         except StackctlError as error:
             exchange.error = error
@@ -139,26 +184,32 @@ def _session(
     opening: Opening,
     brief: bool,
     sessions: OpenSessions | None,
+    spread: Spreading | None = None,
 ) -> Iterator[Session]:
     from stackctl.fleet.session import open_session
     from stackctl.fleet.target import target_of
 
-    started = time.monotonic()
-    session = open_session(
-        target_of(host, context.cloud, peripheral=brief),
-        opening,
-        image_file=lambda sha256: one.image_file(context, sha256),
-        progress=context.watch.progress,
-    )
-    context.watch.trace("host answered", host["name"], host["address"], time.monotonic() - started)
-    if sessions is not None:
-        sessions.add(session)
-    try:
-        yield session
-    finally:
+    spread = spread or Spreading(None, lambda row: acting_session(context, row))
+    with spread.part(host, opening.images) as part:
+        started = time.monotonic()
+        session = open_session(
+            target_of(host, context.cloud, peripheral=brief),
+            opening,
+            open_image=lambda sha256: one.open_image(context, sha256),
+            progress=context.watch.progress,
+            peer=part.peer,
+        )
+        part.arrived(session.hello.lacking)
+        answered = time.monotonic() - started
+        context.watch.trace("host answered", host["name"], host["address"], answered)
         if sessions is not None:
-            sessions.discard(session)
-        session.close()
+            sessions.add(session)
+        try:
+            yield session
+        finally:
+            if sessions is not None:
+                sessions.discard(session)
+            session.close()
 
 
 def _remember_error(context: Context, exchange: Exchange) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import BinaryIO
 
 from agent.spec import HostSpec, Image, to_plain
 from agent.wire import Report
@@ -116,9 +116,19 @@ def blob(context: Context, sha256: str) -> bytes:
     return bytes(content)
 
 
-def image_file(context: Context, sha256: str) -> Path:
-    """The file of an image that a host asks for."""
-    return context.cloud.images / sha256
+def open_image(context: Context, sha256: str) -> BinaryIO:
+    """The content of an image that a host asks for, from wherever it is kept."""
+    # Most hosts lack nothing, and ways to web servers take a while to load.
+    from stackctl.stores.contents import content_of, opened
+
+    with read(context.cloud) as reader:
+        content = content_of(reader, sha256)
+    what = f"fetching image {sha256[:12]}"
+
+    def progress(done: int) -> None:
+        context.watch.progress(what, done, content.size_bytes)
+
+    return opened(context.cloud, content, progress)
 
 
 def opening(

@@ -149,6 +149,8 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
     writer.run("UPDATE servers SET task_state = NULL WHERE operation_id = ?", operation["id"])
     outcome = "failed" if left else "done"
     message = f"{len(left)} servers could not be built" if left else how
+    if _let_go_of_images(writer, operation):
+        outcome, message = "failed", "the content of its image did not come"
     _finish(writer, operation, outcome, message)
     return Recovered(
         operation["id"], operation["summary"], operation["started_at"], outcome, message
@@ -174,6 +176,18 @@ def _halfway(operation: Row) -> Recovered:
     return Recovered(
         operation["id"], operation["summary"], operation["started_at"], "interrupted", message
     )
+
+
+def _let_go_of_images(writer: Writer, operation: Row) -> bool:
+    """Images that were to get their content wait for it again; says whether there were any."""
+    queued = writer.run(
+        "UPDATE images SET status = 'queued', operation_id = NULL WHERE operation_id = ?",
+        operation["id"],
+    )
+    if queued:
+        # Nothing of it is left to return, so its request id is free for the next try.
+        writer.update("operations", operation["id"], request_id=None)
+    return queued > 0
 
 
 def _finish(writer: Writer, operation: Row, outcome: str, message: str) -> None:

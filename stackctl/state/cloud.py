@@ -25,6 +25,13 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "physical_mtu": 1500,
     "dns_domain": "cloud.internal",
     "image_size_limit_gb": 64,
+    # Larger images go to many hosts by way of hosts; null: the controller sends every one.
+    "image_from_hosts_mb": 64,
+    # Where contents of images can be kept (see stackctl.stores.registry), and where they go.
+    "stores": {},
+    "default_store": "local",
+    # Another list of the distributions' images than the one that comes along; a file.
+    "image_catalogue": None,
     "connect_timeout_s": 10,
     "peripheral_connect_timeout_s": 3,
 }

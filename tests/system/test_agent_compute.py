@@ -12,13 +12,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from agent import inspection
 from agent.resources.configdrive import tap_name
 from agent.spec import (
+    SPEC_FORMAT,
     Dhcp,
     DirectKernel,
     Disk,
@@ -165,7 +166,9 @@ class Cloud:
             "servers": tuple(part.server for part in parts),
             "tombstones": graves,
         }
-        return HostSpec(1, CLOUD, HOST, self.serial, f"n{self.serial}", **{**values, **changes})
+        return HostSpec(
+            SPEC_FORMAT, CLOUD, HOST, self.serial, f"n{self.serial}", **{**values, **changes}
+        )
 
     @contextlib.contextmanager
     def session(self, mode: str = "converge", **opening: Any) -> Iterator[Any]:
@@ -174,7 +177,7 @@ class Cloud:
         session = open_session(
             self.target,
             Opening(CLOUD, mode, **values),
-            image_file=self._image_file,
+            open_image=self._open_image,
             on_step=self.steps.append,
         )
         try:
@@ -182,9 +185,9 @@ class Cloud:
         finally:
             session.close()
 
-    def _image_file(self, sha256: str) -> Path:
+    def _open_image(self, sha256: str) -> BinaryIO:
         self.wanted.append(sha256)
-        return self.image_file
+        return self.image_file.open("rb")
 
     def converge(self, spec: HostSpec, mode: str = "converge", **opening: Any) -> Outcome:
         """Have the host be what the spec says."""
@@ -442,7 +445,7 @@ def test_a_kernel_is_booted_directly(cloud, on_host, direct_boot: guest.DirectBo
     spec = replace(spec, images=(*spec.images, *images.values()))
     reports: list[Report] = []
     opening = Opening(CLOUD, "converge", images=tuple(images.values()))
-    session = open_session(cloud.target, opening, image_file=by_hash.__getitem__)
+    session = open_session(cloud.target, opening, open_image=lambda name: by_hash[name].open("rb"))
     try:
         session.converge(to_plain(spec), lambda sha256: b"", reports.extend)
     finally:

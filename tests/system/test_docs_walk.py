@@ -32,6 +32,7 @@ def test_guides_that_share_a_lab(tmp_path, clouds):
     try:
         pages = [
             "lab",
+            "images",
             "networks",
             "routers",
             "security-groups",

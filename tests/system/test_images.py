@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from agent import web
+from agent.faults import StepFailed
+from agent.system import download
 from stackctl.errors import Conflict, NotFound, ResourceFailed, UnsafeImage
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.identity.context import admin_context
-from stackctl.image import fetch, service
+from stackctl.image import service
 from stackctl.image.types import NewImage, Url
 from stackctl.state import find_cloud, read
+from stackctl.stores import web as fetch
 
 ROOT = Path(__file__).parents[2]
 CONTENT = b"an image as good as any other " * 100_000
@@ -109,10 +113,14 @@ def test_redirects(context):
         assert create(context, f"{url}/3").sha256 == SHA256
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001"])
+INSIDE = ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1"]
+INSIDE += ["[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0", "0.0.0.0"]
+
+
+@pytest.mark.parametrize("target", INSIDE)
 def test_the_way_never_leads_from_the_internet_inside(context, monkeypatch, target):
     """127.0.0.2 plays a public server; however the private address is written, it is not asked."""
-    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.2")
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.2")
     with serving({"/secret": (200, {}, b"secret")}) as (inside, inner):
         port = inner.rsplit(":", 1)[1]
         routes = {"/a": (302, {"Location": f"http://{target}:{port}/secret"}, b"")}
@@ -124,6 +132,62 @@ def test_the_way_never_leads_from_the_internet_inside(context, monkeypatch, targ
         assert inside.asked == []
         assert create(context, f"{inner}/secret").size_bytes == 6
     assert len(inside.asked) == 1
+
+
+def test_a_name_that_changes_its_address(context, monkeypatch):
+    """DNS rebinding: the address that was checked is the one that is talked to."""
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.2")
+    real, asked = socket.getaddrinfo, []
+
+    def turning(host, port, *rest, **more):
+        if host != "turning.example":
+            return real(host, port, *rest, **more)
+        asked.append(host)
+        return real("127.0.0.2" if len(asked) % 2 else "127.0.0.1", port, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", turning)
+    with serving({"/a": (200, {}, b"secret")}) as (inside, inner):
+        port = inner.rsplit(":", 1)[1]
+        with serving(
+            {"/a": (302, {"Location": f"http://turning.example:{port}/a"}, b"")}, ("127.0.0.2")
+        ) as (_, outer):
+            # The first look is public, and nobody listens there on this port.
+            with pytest.raises(ResourceFailed, match="cannot be fetched"):
+                create(context, f"{outer}/a")
+            assert len(asked) == 1
+            with pytest.raises(ResourceFailed, match="private address"):
+                create(context, f"{outer}/a")
+            assert len(asked) == 2
+        assert inside.asked == []
+
+
+def test_a_name_with_a_public_and_a_private_address(context, monkeypatch):
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.2")
+    real = socket.getaddrinfo
+
+    def both(host, port, *rest, **more):
+        if host != "both.example":
+            return real(host, port, *rest, **more)
+        return [entry for a in ("127.0.0.2", "127.0.0.1") for entry in real(a, port, *rest, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    with serving({"/a": (200, {}, b"secret")}) as (inside, inner):
+        port = inner.rsplit(":", 1)[1]
+        routes = {"/a": (302, {"Location": f"http://both.example:{port}/a"}, b"")}
+        refused = pytest.raises(ResourceFailed, match="private address")
+        with serving(routes, "127.0.0.2") as (_, outer), refused:
+            create(context, f"{outer}/a")
+        assert inside.asked == []
+
+
+def test_a_host_is_not_led_inside_either(monkeypatch):
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.2")
+    with serving({"/secret": (200, {}, b"secret")}) as (inside, inner):
+        routes = {"/a": (302, {"Location": f"{inner}/secret"}, b"")}
+        refused = pytest.raises(StepFailed, match="private address")
+        with serving(routes, "127.0.0.2") as (_, outer), refused:
+            list(download.stream(f"{outer}/a"))
+        assert inside.asked == []
 
 
 def test_from_a_private_server_to_another(context):
@@ -285,6 +349,35 @@ def test_killed_at_every_step(context, tmp_path):
         assert [entry.name for entry in context.cloud.images.iterdir()] == [kept.sha256]
         for image in service.list_images(context):
             service.delete_image(context, image.id)
+        assert list(context.cloud.images.iterdir()) == []
+
+
+def test_an_upload_killed_at_every_step(context, tmp_path):
+    """It is queued again, or active with its content; nothing else is left after one command."""
+    path, counted = tmp_path / "a.raw", tmp_path / "points"
+    path.write_bytes(CONTENT)
+    words = ("image-upload", "i", "--file", str(path))
+
+    def queue():
+        service.create_image(context, NewImage("i"))
+
+    queue()
+    assert stackctl(*words, STACKCTL_KILL_COUNT_FILE=str(counted)).returncode == 0
+    service.delete_image(context, "i")
+    points = counted.read_text().split()[1::2]
+    assert {"image-received", "image-kept", "before-commit", "after-commit"} <= set(points)
+    for number in range(1, len(points) + 1):
+        queue()
+        died = stackctl(*words, STACKCTL_KILL_AT=str(number))
+        assert died.returncode == -signal.SIGKILL, points[number - 1]
+        service.create_image(context, NewImage("other"))
+        image = service.show_image(context, "i")
+        assert image.status in ("queued", "active"), points[number - 1]
+        if image.status == "queued":
+            assert stackctl(*words).returncode == 0
+        assert (context.cloud.images / SHA256).read_bytes() == CONTENT
+        for word in ("i", "other"):
+            service.delete_image(context, word)
         assert list(context.cloud.images.iterdir()) == []
 
 

@@ -105,10 +105,10 @@ def opening(**values) -> Opening:
 class Exchange:
     """A session with a fake agent: ``with Exchange(play) as session``."""
 
-    def __init__(self, play, *, timeout_s=5.0, last_words="", image_file=None, begin=True, **how):
+    def __init__(self, play, *, timeout_s=5.0, last_words="", open_image=None, begin=True, **how):
         self.stream = FakeStream(timeout_s, last_words)
         self._play, self._how, self._begin = play, how, begin
-        self._image_file = image_file
+        self._open_image = open_image
         self.problem = None
         self._thread = threading.Thread(target=self._run)
 
@@ -129,7 +129,7 @@ class Exchange:
                 Channel("node1", self.stream), **self._how.pop("session", {})
             )
             if self._begin:
-                self.session.begin(target(), opening(**self._how), self._image_file)
+                self.session.begin(target(), opening(**self._how), self._open_image)
         except BaseException:
             self.__exit__()
             raise

@@ -23,6 +23,7 @@ def qcow2(
     size: int = GIB,
     backing: bytes = b"",
     incompatible: int = 0,
+    autoclear: int = 0,
     crypt: int = 0,
     snapshots: int = 0,
     cluster_bits: int = 16,
@@ -54,7 +55,7 @@ def qcow2(
         0,
     )
     if version == 3:
-        header += struct.pack(">QQQII", incompatible, 0, 0, refcount_order, header_bytes)
+        header += struct.pack(">QQQII", incompatible, 0, autoclear, refcount_order, header_bytes)
     header += extensions + struct.pack(">II", 0, 0)
     image = bytearray(header.ljust(4 * CLUSTER, b"\0"))
     image[2048 : 2048 + len(backing)] = backing
@@ -91,6 +92,8 @@ def test_plain_images_are_accepted():
     [
         (qcow2(backing=b"/etc/shadow"), "backing file"),
         (qcow2(incompatible=4), "external data file"),
+        (qcow2(autoclear=2), "data file is raw"),
+        (qcow2(incompatible=4, autoclear=2), "external data file"),
         (qcow2(incompatible=2), "corrupt"),
         (qcow2(incompatible=1 << 4), "extended L2"),
         (qcow2(incompatible=1 << 63), "feature 63"),
@@ -135,6 +138,13 @@ def test_everything_else_is_refused_with_a_reason(image, reason):
         (b"QED\0", "QED"),
         (b"KDMV", "VMDK"),
         (b"# Disk DescriptorFile\n", "VMDK"),
+        (b"# anything\n\n  \n# more\nversion=1\nCID=fffffffe\n", "VMDK"),
+        (b"version=3\n", "VMDK"),
+        (b"COWD", "VMDK"),
+        (b"WithoutFreeSpace", "Parallels"),
+        (b"Bochs Virtual HD Image", "Bochs"),
+        (b"OOOM", "user-mode Linux"),
+        (b"#!/bin/sh\n#V2.0 Format", "cloop"),
         (b"vhdxfile", "VHDX"),
         (b"conectix", "VHD"),
         (b"LUKS\xba\xbe", "LUKS"),
@@ -153,6 +163,20 @@ def test_raw_footers_and_hybrids_are_refused():
     assert look(bytes(hybrid), "raw").format == "raw"
     hybrid[510:512] = b"\x55\xaa"
     assert "at once" in refusal(bytes(hybrid), "raw")
+
+
+def test_an_image_inside_an_image_stays_inside():
+    """What a guest's disk holds is nobody's business; what a raw file holds at its start is."""
+    inner = qcow2(backing=b"/etc/shadow")
+    l2 = struct.pack(">Q", 1 << 63 | 5 * CLUSTER).ljust(CLUSTER, b"\0")
+    assert look(qcow2(l1=(4 * CLUSTER, 0)) + l2 + inner).format == "qcow2"
+    assert "qcow2" in refusal(inner, "raw")
+    assert look(bytes(512) + inner, "raw").format == "raw"
+
+
+def test_scripts_and_texts_are_raw():
+    for content in (b"#!/bin/sh\nexec true\n", b"# a comment\nversions=1\n", b"\n\nversion 1"):
+        assert look(content, "raw").format == "raw"
 
 
 def test_data_beyond_the_end_is_noticed():
@@ -206,6 +230,7 @@ def test_a_damaged_header_is_refused_or_harmless(changes, length):
         return
     assert image[8:20] == bytes(12)  # no backing file
     assert not struct.unpack_from(">Q", image, 72)[0] & ~9 or image[7] == 2
+    assert not struct.unpack_from(">Q", image, 88)[0] & 2 or image[7] == 2
     assert 0 < found.virtual_size_bytes <= inspection.MAX_VIRTUAL_BYTES
 
 

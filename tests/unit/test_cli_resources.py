@@ -123,8 +123,11 @@ def test_subnets_in_both_orders_of_words(cloud):
         ["flavor-create", "f"],
         ["flavor-create", "f", "--ram", "x"],
         ["flavor-create", "f", "auto", "512", "1", "two"],
-        ["image-create", "i"],
         ["image-create", "--file", "-"],
+        ["image-create", "i", "--from", "debian-12", "--file", "-"],
+        ["image-upload", "i"],
+        ["image-set", "i", "--project", "p"],
+        ["image-set", "i", "--deactivate", "--name", "j"],
         ["image-create", "i", "--name", "j", "--file", "-"],
         ["image-create", "i", "--file", "-", "--url", "http://127.0.0.1/"],
         ["image-create", "i", "--file", "-", "--host-fetch"],
@@ -251,7 +254,7 @@ def test_images(cloud, tmp_path):
     made = shown("image-create", *old, *words, "--kernel-id", "k", "--protected")
     assert (made["Name"], made["Visibility"], made["Min Disk GB"]) == ("d", "public", 2)
     assert made["Kernel"] == kernel["ID"]
-    assert made["Properties"] == {"os": "x", "protected": "true"}
+    assert (made["Properties"], made["Protected"]) == ({"os": "x"}, True)
     assert names("image-list") == ["k", "d"]
     refused(4, "image-delete", "d")
     changed = shown("image-set", "d", "--unprotected", "--property", "os=", "--private")

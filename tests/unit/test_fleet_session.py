@@ -19,7 +19,7 @@ from stackctl.errors import (
     StateLocked,
 )
 from stackctl.fleet import ChannelLost
-from stackctl.fleet.types import Accepted
+from stackctl.fleet.types import Accepted, Peer
 
 from .fake_agent import HELLO, Exchange
 
@@ -64,12 +64,69 @@ def test_images_that_the_host_lacks_are_sent_in_pieces(tmp_path):
 
     files = {image.sha256: tmp_path / "image", missing.sha256: tmp_path / "gone"}
     how = {"progress": lambda *step: progress.append(step)}
-    with Exchange(play, images=(image, missing), image_file=files.__getitem__, session=how):
+
+    def open_image(name):
+        return files[name].open("rb")
+
+    with Exchange(play, images=(image, missing), open_image=open_image, session=how):
         pass
     assert got[0] == ({"type": "blob", "sha256": image.sha256, "size_bytes": len(content)}, content)
     # An image that cannot be read concerns those who need it; the exchange goes on.
     assert "No such file" in got[1][0]["error"]
     assert [done for _, done, _ in progress][-1] == len(content)
+
+
+def test_an_image_from_another_host_or_from_here_after_all(tmp_path):
+    content = b"an image"
+    (tmp_path / "image").write_bytes(content)
+    image = Image("i1", sha256(content), len(content), "raw")
+    asked, got = [], []
+
+    def peer(name, failed):
+        asked.append((name, failed))
+        return None if failed else Peer("192.0.2.7", 4711, "token", "certificate")
+
+    def play(agent):
+        agent.hear()
+        agent.say({"type": "want", "hashes": [image.sha256]})
+        got.append(agent.hear().message)
+        agent.say({"type": "want", "hashes": [image.sha256], "why": "it does not answer"})
+        got.append(agent.blob())
+        agent.say(HELLO | {"lacking": {image.sha256: "no\nspace"}})
+        agent.hear()
+
+    def open_image(name):
+        return (tmp_path / "image").open("rb")
+
+    with Exchange(play, images=(image,), open_image=open_image, session={"peer": peer}) as session:
+        assert session.hello.lacking == {image.sha256: "no space"}
+    offered = {"address": "192.0.2.7", "port": 4711, "token": "token", "certificate": "certificate"}
+    assert got[0] == {"type": "blob", "sha256": image.sha256, "peer": offered}
+    assert got[1][1] == content
+    assert asked == [(image.sha256, False), (image.sha256, True)]
+
+
+def test_an_image_that_the_exchange_did_not_announce_is_sent_with_the_spec(tmp_path):
+    content = b"an image that was pruned in between"
+    (tmp_path / "image").write_bytes(content)
+    name = sha256(content)
+    got = []
+
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        agent.hear()
+        agent.say({"type": "want", "hashes": [name]})
+        got.append(agent.blob())
+        agent.say({"type": "done"})
+        agent.hear()
+
+    def open_image(asked):
+        return (tmp_path / "image").open("rb")
+
+    with Exchange(play, open_image=open_image) as session:
+        session.converge({"images": [{"sha256": name}]}, None, None)
+    assert got == [({"type": "blob", "sha256": name, "size_bytes": len(content)}, content)]
 
 
 def test_converge_answers_what_the_agent_wants_and_hands_reports_on():

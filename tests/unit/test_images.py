@@ -9,12 +9,14 @@ import threading
 
 import pytest
 
+from agent import web
 from stackctl.errors import Conflict, NotFound, ResourceFailed, UnsafeImage, UsageError
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.identity.context import Watch, admin_context
-from stackctl.image import fetch, service, store
+from stackctl.image import service
 from stackctl.image.types import ImageChange, NewImage, Url
 from stackctl.state import Cloud, new_id, now, read, write
+from stackctl.stores import local
 
 RAW = b"a kernel, or a disk without a table" * 1000
 
@@ -94,7 +96,7 @@ class TestCreate:
             1,
         )
         assert service.show_image(context, "img") == made
-        path = store.image_file(context.cloud, made.sha256)
+        path = local.image_file(context.cloud, made.sha256)
         assert path.read_bytes() == RAW
         assert path.stat().st_mode & 0o777 == 0o400
 
@@ -158,6 +160,10 @@ class TestCreate:
             {"expected_sha256": "12"},
             {"ramdisk": "r"},
             {"disk_format": "aki", "kernel": "k"},
+            {"expected_sha512": "12"},
+            {"tags": ("",)},
+            {"tags": tuple(f"t{n}" for n in range(129))},
+            {"properties": {"protected": "true"}},
             {"properties": {"a b": "c"}},
             {"properties": {"a": "b\nc"}},
             {"properties": {"a": "x" * 1025}},
@@ -248,7 +254,7 @@ class TestFiles:
         (context.cloud.images / ".part-dead").write_bytes(b"x")
         (context.cloud.images / ("0" * 64)).write_bytes(b"x")
         (context.cloud.images / "note.txt").write_bytes(b"not ours")
-        with store.received(context.cloud, [RAW], lambda done: None) as part:
+        with local.received(context.cloud, [RAW], lambda done: None) as part:
             made = create(context)
             assert files(context) == sorted([part.path.name, made.sha256, "note.txt"])
         assert files(context) == sorted([made.sha256, "note.txt"])
@@ -256,7 +262,7 @@ class TestFiles:
     @pytest.mark.parametrize("word", ["../state.db", "0" * 64, "", "A" * 64, "/etc/passwd"])
     def test_only_hashes_are_files(self, context, word):
         with pytest.raises(NotFound):
-            store.image_file(context.cloud, word)
+            local.image_file(context.cloud, word)
 
     def test_everyone_at_once(self, context):
         """Creators and deleters of the same two contents: no row without its file, ever."""
@@ -267,7 +273,7 @@ class TestFiles:
             try:
                 for turn in range(3):
                     made = create(context, content, f"{number}-{turn}")
-                    assert store.image_file(context.cloud, made.sha256).read_bytes() == content
+                    assert local.image_file(context.cloud, made.sha256).read_bytes() == content
                     if turn:
                         service.delete_image(context, made.id)
             except BaseException as error:
@@ -311,10 +317,10 @@ class TestListShowSetDelete:
                 service.set_image(context, "new", bad)
 
     def test_protected(self, context):
-        create(context, properties={"protected": "True"})
+        create(context, protected=True)
         with pytest.raises(Conflict, match="Image img is protected"):
             service.delete_image(context, "img")
-        service.set_image(context, "img", ImageChange(properties={"protected": ""}))
+        service.set_image(context, "img", ImageChange(protected=False))
         service.delete_image(context, "img")
         assert service.list_images(context) == []
 
@@ -366,11 +372,22 @@ def test_addresses_that_are_refused(context, text):
         ("::ffff:127.0.0.1", False),
         ("::ffff:9.9.9.9", True),
         ("2002:7f00:1::", False),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::9.9.9.9", True),
+        ("::127.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("fd00::1", False),
+        ("fec0::1", False),
+        ("2001::1", False),
+        ("224.0.0.1", False),
+        ("ff02::1", False),
+        ("255.255.255.255", False),
+        ("192.0.2.1", False),
         ("2620:fe::fe", True),
     ],
 )
 def test_what_is_public(address, public):
-    assert fetch.is_public(address) is public
+    assert web.is_public(address) is public
 
 
 def test_properties_are_stored_as_json(context):

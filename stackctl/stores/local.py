@@ -1,6 +1,6 @@
 """Image files of a cloud: written beside, checked, then renamed to their SHA-256.
 
-The rename happens inside the transaction that inserts the row, as its last act. So under the
+The rename happens inside the transaction that writes the row, as its last act. So under the
 write lock a file without a live row belongs to nobody, and whoever holds the lock may sweep it:
 what a killed process left goes with the next image command. A ``.part`` file is locked by its
 writer for as long as it lives.
@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ from typing import BinaryIO
 
 from stackctl import killpoint
 from stackctl.errors import Conflict, NotFound, ResourceFailed
-from stackctl.image.types import GIB
 from stackctl.state import Cloud, Reader
+from stackctl.stores.types import PIECE_BYTES
 
-PIECE_BYTES = 1 << 20
+GIB = 1 << 30
 
 _PART = ".part-"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -38,6 +38,7 @@ class Part:
     stream: BinaryIO
     size_bytes: int
     sha256: str
+    sha512: str = ""
 
 
 def image_file(cloud: Cloud, sha256: str) -> Path:
@@ -53,7 +54,11 @@ def image_file(cloud: Cloud, sha256: str) -> Path:
 
 @contextmanager
 def received(
-    cloud: Cloud, pieces: Iterable[bytes], progress: Callable[[int], None]
+    cloud: Cloud,
+    pieces: Iterable[bytes],
+    progress: Callable[[int], None],
+    *,
+    with_sha512: bool = False,
 ) -> Iterator[Part]:
     """Write pieces to a new file of the cloud, hashing them, and hand it out for inspection.
 
@@ -63,7 +68,12 @@ def received(
     path, stream = _new_part(cloud)
     with stream:
         try:
-            yield _write(cloud, path, stream, pieces, progress)
+            sums = {"sha256": hasher()}
+            if with_sha512:
+                sums["sha512"] = hashlib.sha512()
+            size = _write(cloud, stream, _hashed(pieces, list(sums.values())), progress)
+            digests = {name: hashed.hexdigest() for name, hashed in sums.items()}
+            yield Part(path, stream, size, **digests)
         finally:
             path.unlink(missing_ok=True)
 
@@ -71,19 +81,37 @@ def received(
 def keep(cloud: Cloud, part: Part) -> None:
     """Give an inspected file its name, durably; only inside the transaction of its row."""
     killpoint.reached("image-received")
-    os.fchmod(part.stream.fileno(), 0o400)
-    part.path.rename(cloud.images / part.sha256)
-    _sync_folder(cloud.images)
+    publish(cloud, part)
     killpoint.reached("image-kept")
 
 
+def publish(cloud: Cloud, part: Part) -> None:
+    """Give a whole file its name. Without a row that says so it stays until the next sweep."""
+    os.fchmod(part.stream.fileno(), 0o400)
+    part.path.rename(cloud.images / part.sha256)
+    _sync_folder(cloud.images)
+
+
 def sweep(cloud: Cloud, reader: Reader) -> None:
-    """Remove what no live row and no living writer has; only under the write lock."""
-    live = set(reader.column("SELECT DISTINCT sha256 FROM images WHERE deleted_at IS NULL"))
+    """Remove what no live row and no living writer has; only under the write lock.
+
+    Copies of what other stores keep go, too: whoever reads one has it open.
+    """
+    live = set(
+        reader.column(
+            "SELECT DISTINCT sha256 FROM images JOIN image_locations ON image_id = images.id "
+            "WHERE deleted_at IS NULL AND store = 'local'"
+        )
+    )
     for path in cloud.images.iterdir():
         orphan = _HASH.fullmatch(path.name) and path.name not in live
         if orphan or (path.name.startswith(_PART) and not _has_writer(path)):
             path.unlink(missing_ok=True)
+
+
+def hasher() -> hashlib._Hash:
+    """What names contents."""
+    return hashlib.sha256()
 
 
 def pieces_of(stream: BinaryIO) -> Iterator[bytes]:
@@ -98,15 +126,18 @@ def pieces_of(stream: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
+def _hashed(pieces: Iterable[bytes], sums: Sequence[hashlib._Hash]) -> Iterator[bytes]:
+    for piece in pieces:
+        for hashed in sums:
+            hashed.update(piece)
+        yield piece
+
+
 def _write(
-    cloud: Cloud,
-    path: Path,
-    stream: BinaryIO,
-    pieces: Iterable[bytes],
-    progress: Callable[[int], None],
-) -> Part:
+    cloud: Cloud, stream: BinaryIO, pieces: Iterable[bytes], progress: Callable[[int], None]
+) -> int:
     limit_gb = cloud.config["image_size_limit_gb"]
-    hashed, size = hashlib.sha256(), 0
+    size = 0
     for piece in pieces:
         size += len(piece)
         if size > limit_gb * GIB:
@@ -114,14 +145,13 @@ def _write(
                 f"The image is larger than this cloud's limit of {limit_gb} GiB. Nothing was kept.",
                 hint=f"image_size_limit_gb in {cloud.folder}/config.yaml",
             )
-        hashed.update(piece)
         with _disk_errors(cloud):
             stream.write(piece)
         progress(size)
     with _disk_errors(cloud):
         stream.flush()
         os.fsync(stream.fileno())
-    return Part(path, stream, size, hashed.hexdigest())
+    return size
 
 
 def _new_part(cloud: Cloud) -> tuple[Path, BinaryIO]:

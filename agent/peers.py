@@ -1,0 +1,159 @@
+"""Copies of images from host to host: HTTPS for one operation, with keys made for it.
+
+The controller makes a certificate for its operation and gives its key to the host that has an
+image, the certificate to the host that lacks it, and to both a token that is good for one copy.
+The giving host serves as long as its exchange lasts. What comes is hashed by whoever fetches it,
+like anything else.
+"""
+
+from __future__ import annotations
+
+import hmac
+import http.client
+import http.server
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from agent import images, layout
+from agent.faults import StepFailed
+from agent.store import Store
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+PIECE_BYTES = 256 * 1024
+
+Args = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A host that has an image, and what opens it."""
+
+    address: str
+    port: int
+    token: str
+    certificate: str
+
+
+def fetch(peer: Peer, sha256: str) -> Generator[bytes, None, None]:
+    """The image as another host has it; StepFailed when that one does not give it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it is known by this very certificate, not by a name
+    context.load_verify_locations(cadata=peer.certificate)
+    connection = http.client.HTTPSConnection(
+        peer.address, peer.port, timeout=CONNECT_TIMEOUT_S, context=context
+    )
+    try:
+        connection.connect()
+        connection.sock.settimeout(READ_TIMEOUT_S)
+        connection.request("GET", f"/{sha256}", headers={"Authorization": f"Bearer {peer.token}"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise StepFailed(f"host {peer.address} answers {response.status} {response.reason}")
+        while True:
+            piece = response.read(PIECE_BYTES)
+            if not piece:
+                return
+            yield piece
+    except (http.client.HTTPException, OSError) as error:
+        raise StepFailed(f"host {peer.address}: {error}") from None
+    finally:
+        connection.close()
+
+
+def share_image(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """Let one other host fetch a cached image: {sha256, token, address, certificate, key}."""
+    sha256 = layout.checked_hash(args["sha256"])
+    if images.cached(store.data, sha256) is None:
+        raise StepFailed(f"image {sha256} is not in the cache")
+    server = _Server.running(args["address"], args["certificate"], args["key"])
+    server.allow(str(args["token"]), layout.image(store.data, sha256))
+    return {"port": server.server_port}
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """One for an exchange, which ends with the process."""
+
+    daemon_threads = True
+    _started: Optional[_Server] = None
+    _starting = threading.Lock()
+
+    def __init__(self, address: str, context: ssl.SSLContext) -> None:
+        self._allowed: dict[str, Path] = {}
+        self._lock = threading.Lock()
+        if ":" in address:
+            self.address_family = socket.AF_INET6
+        super().__init__((address, 0), _Handler)
+        # Whoever connects and says nothing keeps only a thread of its own waiting.
+        self.socket = context.wrap_socket(
+            self.socket, server_side=True, do_handshake_on_connect=False
+        )
+
+    @classmethod
+    def running(cls, address: str, certificate: str, key: str) -> _Server:
+        """The server of this exchange, started when it is needed first."""
+        with cls._starting:
+            if cls._started is None:
+                cls._started = cls(address, _server_context(certificate + key))
+                serve = threading.Thread(target=cls._started.serve_forever, daemon=True)
+                serve.start()
+            return cls._started
+
+    def allow(self, token: str, path: Path) -> None:
+        """Let whoever has the token fetch a file, once."""
+        with self._lock:
+            self._allowed[token] = path
+
+    def spend(self, given: str, name: str) -> Optional[Path]:
+        """The file that a token is good for; it is not good for anything any more."""
+        with self._lock:
+            for token, path in self._allowed.items():
+                if hmac.compare_digest(token.encode(), given.encode()) and path.name == name:
+                    return self._allowed.pop(token)
+        return None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A peer that breaks off says so itself."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    timeout = 30
+
+    def do_GET(self) -> None:
+        """Send the file that the token is good for."""
+        word = self.headers.get("Authorization", "")[len("Bearer ") :]
+        server: Any = self.server
+        path = server.spend(word, self.path[1:])
+        if path is None:
+            self.send_error(403)
+            return
+        with path.open("rb") as file:
+            self.send_response(200)
+            self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
+            self.end_headers()
+            while True:
+                piece = file.read(PIECE_BYTES)
+                if not piece:
+                    return
+                self.wfile.write(piece)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is logged: stderr belongs to the exchange."""
+
+
+def _server_context(pem: str) -> ssl.SSLContext:
+    """The certificate and its key, which never touch a disk."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    descriptor = os.memfd_create("peer")
+    try:
+        os.write(descriptor, pem.encode())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    return context

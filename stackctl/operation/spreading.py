@@ -1,0 +1,204 @@
+"""One image for many hosts: the controller sends it once, hosts give it to one another.
+
+The first host that lacks an image gets it from the controller; the others wait and are told which
+host has it. Whoever has got it gives it on, to GIVEN_AT_ONCE others at a time, so the number of
+givers doubles. What opens a giver is made for one operation: a certificate whose key only the
+givers have, and a token for each copy (see agent.peers). Whatever goes wrong with a giver, the
+controller sends the image itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from agent.spec import Image
+from stackctl.errors import StackctlError
+from stackctl.fleet.types import Peer, Session
+from stackctl.state import Row
+
+Act = Callable[[Row], AbstractContextManager[Session]]
+"""Opens one more exchange with a host, for actions."""
+
+GIVEN_AT_ONCE = 2
+MIB = 1 << 20
+VALID_DAYS = 2
+
+
+@dataclass
+class _Giver:
+    """A host that has images; ``busy``: to how many others it gives some now."""
+
+    host: Row
+    images: set[str] = field(default_factory=set)
+    busy: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    session: Session | None = None
+    useless: bool = False
+
+
+class Spreading:
+    """Who has which image, of the hosts of one operation. Used by their threads at once.
+
+    ``least_mb``: smaller images are sent by the controller; None: all are.
+    """
+
+    def __init__(self, least_mb: int | None, act: Act) -> None:
+        self._least_mb, self._act = least_mb, act
+        self._givers: dict[str, _Giver] = {}
+        self._first: dict[str, str] = {}
+        self._takes: dict[str, _Giver] = {}
+        self._changed = threading.Condition()
+        self._open = ExitStack()
+
+    @contextmanager
+    def part(self, host: Row, images: tuple[Image, ...]) -> Iterator[Part]:
+        """What one host takes and gives while its exchange lasts, or while others need it."""
+        try:
+            yield Part(self, host, {image.sha256: image for image in images})
+        finally:
+            # However it ended: nobody waits for what it was to get.
+            self._let_go(host["id"])
+
+    def offer(self, host: Row, image: Image) -> Peer | None:
+        """The host from which this one gets an image; None: from the controller."""
+        if self._least_mb is None or image.size_bytes < self._least_mb * MIB:
+            return None
+        while True:
+            giver = self._free_giver(host, image.sha256)
+            if giver is None:
+                return None
+            peer = self._peer(giver, image.sha256)
+            if peer is not None:
+                return peer
+            self._let_go(host["id"])
+
+    def failed(self, host: Row) -> None:
+        """A host could not get it from its giver: nobody else is to lose time there."""
+        with self._changed:
+            giver = self._takes.get(host["id"])
+            if giver is not None:
+                giver.useless = True
+        self._let_go(host["id"])
+
+    def has(self, host: Row, images: set[str]) -> None:
+        """A host has these images, and gives them on."""
+        self._let_go(host["id"])
+        with self._changed:
+            if images and host["transport"] == "ssh":
+                self._givers.setdefault(host["id"], _Giver(host)).images |= images
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the givers' exchanges, and with them what they serve."""
+        self._open.close()
+
+    def _free_giver(self, host: Row, sha256: str) -> _Giver | None:
+        """Wait for a giver with a free hand; None when this host is the first to get the image."""
+        with self._changed:
+            while True:
+                able = [
+                    giver
+                    for giver in self._givers.values()
+                    if sha256 in giver.images and not giver.useless
+                ]
+                free = min(able, key=lambda giver: giver.busy, default=None)
+                if free is not None and free.busy < GIVEN_AT_ONCE:
+                    free.busy += 1
+                    self._takes[host["id"]] = free
+                    return free
+                if free is None and self._first.setdefault(sha256, host["id"]) == host["id"]:
+                    return None
+                self._changed.wait(1.0)
+
+    def _let_go(self, host_id: str) -> None:
+        with self._changed:
+            giver = self._takes.pop(host_id, None)
+            if giver is not None:
+                giver.busy -= 1
+            self._first = {key: first for key, first in self._first.items() if first != host_id}
+            self._changed.notify_all()
+
+    def _peer(self, giver: _Giver, sha256: str) -> Peer | None:
+        certificate, key = self._credentials
+        token = secrets.token_urlsafe(32)
+        address = giver.host["address"]
+        arguments: dict[str, Any] = {"sha256": sha256, "token": token, "address": address}
+        try:
+            with giver.lock:
+                session = giver.session or self._session(giver)
+                told = session.act(
+                    "share-image", {**arguments, "certificate": certificate, "key": key}
+                )
+                return Peer(address, int(told["port"]), token, certificate)
+        except (StackctlError, KeyError, TypeError, ValueError):
+            giver.useless = True
+            return None
+
+    def _session(self, giver: _Giver) -> Session:
+        giver.session = self._open.enter_context(self._act(giver.host))
+        return giver.session
+
+    @cached_property
+    def _credentials(self) -> tuple[str, str]:
+        return make_certificate()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One host's part in the spreading of its images."""
+
+    spread: Spreading
+    host: Row
+    images: dict[str, Image]
+
+    def peer(self, sha256: str, failed: bool = False) -> Peer | None:
+        """The host from which it gets an image that it lacks; None: from the controller.
+
+        ``failed``: the host that was named before did not give it.
+        """
+        if failed:
+            self.spread.failed(self.host)
+            return None
+        image = self.images.get(sha256)
+        return None if image is None else self.spread.offer(self.host, image)
+
+    def arrived(self, lacking: Iterable[str]) -> None:
+        """It says hello, and has all its images but those."""
+        self.spread.has(self.host, set(self.images) - set(lacking))
+
+
+def make_certificate() -> tuple[str, str]:
+    """A new certificate that nobody but its key has signed, and the key; both as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stackctl image copies")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    # Clocks of hosts may differ.
+    day = datetime.timedelta(days=1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - VALID_DAYS * day)
+        .not_valid_after(now + VALID_DAYS * day)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
