@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Optional
 
-from agent.resources import topology
+from agent.resources import texts, topology
 from agent.resources.flow_text import LEARN_TABLE
 from agent.resources.topology import DhcpServer, Topology
 from agent.spec import BandwidthLimit, HostSpec, Network, Port
@@ -289,8 +288,8 @@ class Prefix(NamedTuple):
 
 
 def prefix(cidr: str) -> Prefix:
-    """An address or prefix without its host bits; ValueError when it is none."""
-    network = ipaddress.ip_network(cidr, strict=False)
+    """An address or prefix without its host bits; BadText when it is none."""
+    network = texts.prefix(cidr)
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     text = socket.inet_ntop(family, network.network_address.packed)
     if network.prefixlen < network.max_prefixlen:

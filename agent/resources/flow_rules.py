@@ -228,7 +228,7 @@ def _conjunctions(ids: set[int], dimension: int) -> str:
 def _remote(text: str) -> Optional[Prefix]:
     try:
         return prefix(text)
-    except ValueError:
+    except texts.BadText:
         return None
 
 
@@ -264,7 +264,7 @@ def _compile(rule: SecurityRule) -> Allowed:
         raise texts.BadText(f"{rule.direction!r} {rule.ethertype!r} is no direction of IP")
     remote = began = ""
     if rule.remote_cidr is not None:
-        cidr = _prefix_of(rule.remote_cidr)
+        cidr = prefix(rule.remote_cidr)
         if cidr.version != version:
             raise texts.BadText(f"{rule.remote_cidr} is not {rule.ethertype}")
         remote = cidr.match(way.v4_field, way.v6_field)
@@ -274,13 +274,6 @@ def _compile(rule: SecurityRule) -> Allowed:
     ip = "ip" if version == 4 else "ipv6"
     replies = tuple(f"{began}{fields},{ip}" for fields in _began(rule, protocol))
     return Allowed(way, version, parts, replies, rule.remote_group_id)
-
-
-def _prefix_of(text: str) -> Prefix:
-    found = _remote(text)
-    if found is None:
-        raise texts.BadText(f"{text!r} is not an address or prefix")
-    return found
 
 
 def _protocol(number: Optional[int], version: int) -> Optional[int]:

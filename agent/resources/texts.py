@@ -90,6 +90,17 @@ def network(value: str) -> Union[ipaddress.IPv4Network, ipaddress.IPv6Network]:
     return found
 
 
+def prefix(value: str) -> Union[ipaddress.IPv4Network, ipaddress.IPv6Network]:
+    """An address, or a prefix; what stands behind the prefix does not count."""
+    try:
+        found = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise BadText(f"{value!r} is not an address or prefix") from None
+    if "%" in value:
+        raise BadText(f"{value!r} names a zone")
+    return found
+
+
 def number(value: str) -> str:
     """A decimal number of at most 32 bits, with or without a sign."""
     if not _NUMBER.fullmatch(value) or not -(2**31) <= int(value) < 2**32:

@@ -232,6 +232,15 @@ class Topology:
         return self._port_problems[port.id]
 
     def _port_problem(self, port: Port) -> str:
+        try:
+            for group_id in port.security_groups:
+                texts.token(group_id)
+            for pair in port.allowed_pairs:
+                texts.prefix(pair.cidr)
+                if pair.mac is not None:
+                    texts.mac(pair.mac)
+        except texts.BadText as error:
+            return f"port {port.id!r}: {error}"
         return self._plug_problem(port, port.server_id)
 
     def _plug_problem(self, port: Union[Port, RouterPort], owner_id: str) -> str:

@@ -9,14 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.resources import flow_tables, flow_text, topology
+from agent.resources.flow_rules import port_masks
 from agent.resources.flow_text import Flow, Found, commands, difference, parse_dump
 from agent.resources.topology import Topology
-from agent.spec import HostSpec, RemotePort
+from agent.spec import (
+    AddressPair,
+    HostSpec,
+    Members,
+    RemotePort,
+    SecurityGroup,
+    SecurityRule,
+)
 from tests import agent_networks as net
 
 NASTY = st.text(st.sampled_from("ab0-.,:/#=\n\r\0\t \"'\\%!@é")) | st.text() | st.sampled_from(
     ["10.0.0.1", "fa:16:3e:00:00:09", "10.0.0.1 actions=NORMAL", "fe80::1%a,b", "0.0.0.0/0"]
 )  # fmt: skip
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 TOKEN = re.compile(r"[a-z0-9_]+(=[0-9a-z:./+-]+)?")
 COOKIE, LEARNED = 0x11, 0x10
 OFPORTS = {
@@ -60,6 +70,59 @@ def test_dhcp_servers(mac: str, address: str) -> None:
     assert subnet.dhcp is not None
     subnet = replace(subnet, dhcp=replace(subnet.dhcp, mac=mac, address=address))
     check(replace(spec, networks=(spec.networks[0], replace(spec.networks[1], subnets=(subnet,)))))
+
+
+RULES = st.builds(
+    SecurityRule,
+    NASTY,
+    st.sampled_from(["ingress", "egress"]) | NASTY,
+    st.sampled_from(["IPv4", "IPv6"]) | NASTY,
+    st.none() | st.sampled_from([1, 6, 17, 58, 132, 136]) | st.integers(-1, 300),
+    st.none() | st.integers(-1, 70000),
+    st.none() | st.integers(-1, 70000),
+    st.none() | st.sampled_from(["10.0.0.0/8", "fd00::/64", "0.0.0.0/0", "::/0"]) | NASTY,
+    st.none() | st.sampled_from([net.DEFAULT, "elsewhere"]) | NASTY,
+)
+
+
+@given(st.lists(RULES, max_size=4), NASTY, NASTY)
+@settings(max_examples=200)
+def test_rules_and_members(rules: list[SecurityRule], address: str, group_id: str) -> None:
+    spec = net.host_spec(1)
+    group = SecurityGroup(net.DEFAULT, 1, (*net.default_group().rules, *rules))
+    members = (*net.members(), Members(group_id, net.PRIVATE, (address,)))
+    check(replace(spec, security_groups=(group,), members=members))
+
+
+@given(NASTY, st.none() | NASTY)
+def test_allowed_pairs(cidr: str, mac: str | None) -> None:
+    port = net.private_port(2, "x")
+    check(net.with_port(net.host_spec(1), port.id, allowed_pairs=(AddressPair(cidr, mac),)))
+
+
+@given(st.integers(0, 65535), st.integers(0, 65535))
+def test_masks_cover_a_range_and_nothing_else(one: int, other: int) -> None:
+    first, last = sorted((one, other))
+    covered = []
+    for text in port_masks(first, last):
+        value, _, mask = text.partition("/")
+        size = 65536 - int(mask, 16) if mask else 1
+        covered += range(int(value, 0), int(value, 0) + size) if text else range(1, 65536)
+    assert covered == list(range(max(first, 1), last + 1))
+
+
+GROUPS = st.lists(st.lists(st.sampled_from("abcdef"), unique=True), max_size=6)
+
+
+@given(GROUPS)
+def test_profiles_never_clash(sets: list[list[str]]) -> None:
+    ports = tuple(
+        net.private_port(number + 2, f"p{number}", security_groups=tuple(groups))
+        for number, groups in enumerate(sets)
+    )
+    plan = flow_tables.Plan(Topology(replace(net.host_spec(1), ports=ports)), OFPORTS, frozenset())
+    assert len(set(plan.profiles.values())) == len({frozenset(groups) for groups in sets})
+    assert 0 not in plan.profiles.values()
 
 
 FLOWS = st.builds(

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 
-def told(file: str, count: int) -> None:
-    Path(file).write_text(f"{count}\n")
+def told(file: str, words: str) -> None:
+    """Say where the stream is; who reads sees the last word or this one."""
+    part = Path(file + ".part")
+    part.write_text(words + "\n")
+    part.replace(file)
 
 
 def receive(connection: socket.socket, file: str) -> None:
@@ -15,7 +18,7 @@ def receive(connection: socket.socket, file: str) -> None:
     count = 0
     while data := connection.recv(65536):
         count += len(data)
-        told(file, count)
+        told(file, str(count))
 
 
 def talk(connection: socket.socket, seconds: float, pause: float) -> None:
@@ -70,13 +73,13 @@ def udp_sink(port: str, file: str, seconds: str) -> None:
     sink.settimeout(0.2)
     seen: set[int] = set()
     end = time.monotonic() + float(seconds)
-    Path(file).write_text("0 0\n")
+    told(file, "0 0")
     while time.monotonic() < end:
         try:
             seen.add(int(sink.recv(65536).strip(b".")))
         except TimeoutError:
             continue
-        Path(file).write_text(f"{len(seen)} {max(seen) + 1}\n")
+        told(file, f"{len(seen)} {max(seen) + 1}")
 
 
 def udp_source(address: str, port: str, count: str, size: str, pause: str) -> None:
