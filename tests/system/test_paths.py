@@ -289,7 +289,7 @@ def port_on(site: Site, host: str) -> dict[str, str]:
 
 def flow(site: Site, host: str, *command: str) -> tuple[str, ...]:
     words, actions = command[0], command[1:]
-    match = f"table=60,dl_dst={port_on(site, host)['mac']}"
+    match = f"dl_dst={port_on(site, host)['mac']}"
     return ("ovs-ofctl", "-O", "OpenFlow13", words, "br-int", ",".join([match, *actions]))
 
 
