@@ -178,8 +178,7 @@ def test_nobody_reaches_a_server_in_another_group_until_a_rule_lets_him(site: Si
         assert cut.flows() and kept.flows()
         with kept.undisturbed():
             fleet.run("security-group-rule-delete", rule_of(fleet, "closed", "192.168.51.0/24"))
-            assert cut.state()["now"] < 3, "cut long before the command ended"
-            assert not cut.flows(1)
+            assert not cut.flows(1), "cut when the command returns"
         assert ends["a"].is_shut_out(addresses["shut"])
         fleet.run(*allow, "192.168.51.0/24")
         assert kept.flows()
