@@ -282,13 +282,16 @@ class Fleet:
             "WHERE host_id = ? AND released_serial IS NULL",
             row["id"],
         )
+        # A router needs no DHCP server: only subnets that a server's port lies on have one.
         subnets = self.rows(
-            "SELECT subnets.id, addresses.port_id FROM host_networks "
-            "JOIN subnets ON subnets.network_id = host_networks.network_id "
-            "JOIN addresses ON addresses.subnet_id = subnets.id AND addresses.kind = 'dhcp' "
-            "AND addresses.released_serial IS NULL "
-            "WHERE host_id = ? AND host_networks.released_serial IS NULL "
-            "AND subnets.deleted_at IS NULL AND subnets.dhcp = 1",
+            "SELECT DISTINCT subnets.id, dhcp.port_id FROM bindings "
+            "JOIN ports ON ports.id = bindings.port_id "
+            "JOIN addresses AS its ON its.port_id = ports.id AND its.released_serial IS NULL "
+            "JOIN subnets ON subnets.id = its.subnet_id "
+            "JOIN addresses AS dhcp ON dhcp.subnet_id = subnets.id AND dhcp.kind = 'dhcp' "
+            "AND dhcp.released_serial IS NULL "
+            "WHERE host_id = ? AND ports.deleted_at IS NULL AND subnets.dhcp = 1 "
+            "AND device_owner NOT LIKE 'network:%'",
             row["id"],
         )
         servers = self.rows(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from agent.resources.flow_plan import DESTINATION
 from tests.engines import eventually
 from tests.fleet import Fleet
 from tests.system.endpoints import Endpoint, boot, end_of, internet, ports_of
@@ -288,7 +289,7 @@ def port_on(site: Site, host: str) -> dict[str, str]:
 
 def flow(site: Site, host: str, *command: str) -> tuple[str, ...]:
     words, actions = command[0], command[1:]
-    match = f"dl_dst={port_on(site, host)['mac']}"
+    match = f"table={DESTINATION},dl_dst={port_on(site, host)['mac']}"
     return ("ovs-ofctl", "-O", "OpenFlow13", words, "br-int", ",".join([match, *actions]))
 
 
