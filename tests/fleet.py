@@ -52,8 +52,19 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         dnsmasq += sorted(set(re.findall(r"[0-9a-f-]{36}", " ".join(argv))))
     guests += "qemu-system" in argv[0] and "-name" in argv
 devices = [n for n in os.listdir("/sys/class/net") if n.startswith("tap")]
+# An end of a router that is outside its namespace is too much, too.
+ends = [n for n in os.listdir("/sys/class/net") if n.startswith(("qr-", "qg-"))]
 namespaces = sorted(n for n in os.listdir("/run/netns")) if os.path.isdir("/run/netns") else []
+for name in namespaces:
+    if name.startswith("qrouter-"):
+        inside = words("ip", "netns", "exec", name, "ls", "/sys/class/net")
+        ends += [f"{name}/{n}" for n in inside if n != "lo"]
+zones = os.path.join(data, "zones.json")
+ledger = json.load(open(zones)) if os.path.exists(zones) else {}
 print(json.dumps({
+    "router_ends": sorted(ends),
+    "routers": files("routers"),
+    "zones": sorted(f"{n} {zone['network']}" for n, zone in ledger.items()),
     "taps": sorted(devices),
     "ports": sorted(words("ovs-vsctl", "--timeout=10", "list-ports", "br-int"))
         if "br-int" in words("ovs-vsctl", "--timeout=10", "list-br") else [],
@@ -258,18 +269,29 @@ class Fleet:
     def wanted(self, host: str) -> dict[str, Any]:
         """What a host must hold, told from the rows alone; ``may``: what it need not."""
         (row,) = self.rows("SELECT * FROM hosts WHERE name = ? AND deleted_at IS NULL", host)
-        ports = self.rows(
-            "SELECT ports.id FROM bindings JOIN ports ON ports.id = port_id "
-            "WHERE host_id = ? AND deleted_at IS NULL",
+        bound = self.rows(
+            "SELECT ports.id, device_owner, device_id FROM bindings "
+            "JOIN ports ON ports.id = port_id WHERE host_id = ? AND deleted_at IS NULL",
             row["id"],
         )
+        ends = [port for port in bound if port["device_owner"].startswith("network:router")]
+        ports = [port for port in bound if port not in ends]
+        routers = {port["device_id"] for port in ends}
+        zones = self.rows(
+            "SELECT local_vlan, network_id FROM host_networks "
+            "WHERE host_id = ? AND released_serial IS NULL",
+            row["id"],
+        )
+        # A router needs no DHCP server: only subnets that a server's port lies on have one.
         subnets = self.rows(
-            "SELECT subnets.id, addresses.port_id FROM host_networks "
-            "JOIN subnets ON subnets.network_id = host_networks.network_id "
-            "JOIN addresses ON addresses.subnet_id = subnets.id AND addresses.kind = 'dhcp' "
-            "AND addresses.released_serial IS NULL "
-            "WHERE host_id = ? AND host_networks.released_serial IS NULL "
-            "AND subnets.deleted_at IS NULL AND subnets.dhcp = 1",
+            "SELECT DISTINCT subnets.id, dhcp.port_id FROM bindings "
+            "JOIN ports ON ports.id = bindings.port_id "
+            "JOIN addresses AS its ON its.port_id = ports.id AND its.released_serial IS NULL "
+            "JOIN subnets ON subnets.id = its.subnet_id "
+            "JOIN addresses AS dhcp ON dhcp.subnet_id = subnets.id AND dhcp.kind = 'dhcp' "
+            "AND dhcp.released_serial IS NULL "
+            "WHERE host_id = ? AND ports.deleted_at IS NULL AND subnets.dhcp = 1 "
+            "AND device_owner NOT LIKE 'network:%'",
             row["id"],
         )
         servers = self.rows(
@@ -289,7 +311,14 @@ class Fleet:
             "drives": sorted(f"{id_}.iso" for id_ in whole),
             "servers": sorted(whole),
             "pending": [],
-            "namespaces": sorted(f"qdhcp-{subnet['id']}" for subnet in subnets),
+            "namespaces": sorted(
+                [f"qdhcp-{subnet['id']}" for subnet in subnets]
+                + [f"qrouter-{id_}" for id_ in routers]
+            ),
+            "router_ports": sorted(_end_name(port) for port in ends),
+            "router_ends": sorted(f"qrouter-{p['device_id']}/{_end_name(p)}" for p in ends),
+            "routers": sorted(routers),
+            "zones": sorted(f"{zone['local_vlan']} {zone['network_id']}" for zone in zones),
             "dnsmasq": sorted(subnet["id"] for subnet in subnets),
             "broken": sorted(broken),
             "broken_disks": {disk["id"] for disk in disks if disk["server_id"] in broken},
@@ -317,6 +346,10 @@ class Fleet:
             "WHERE released_serial IS NULL AND deleted_at IS NOT NULL"
         )
         assert loose == []
+        moving = self.rows("SELECT port_id FROM bindings WHERE role != 'active'")
+        assert moving == []
+        lame = "SELECT name, status, fault_json FROM routers WHERE deleted_at IS NULL AND "
+        assert self.rows(lame + "host_id IS NOT NULL AND status != 'ACTIVE'") == []
         unsettled = self.rows(
             "SELECT name, vm_state, task_state, fault_json FROM servers WHERE deleted_at IS NULL "
             "AND (task_state IS NOT NULL OR vm_state NOT IN ('active', 'stopped', 'error') "
@@ -342,6 +375,12 @@ class Fleet:
         assert self.rows("SELECT summary FROM operations WHERE outcome = 'running'") == []
 
 
+COMPARED = (
+    "domains", "drives", "servers", "disks", "pending", "namespaces", "dnsmasq", "routers",
+    "router_ends", "zones",
+)  # fmt: skip
+
+
 def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """How a host differs from its rows. A broken server may have all, some or none of its parts."""
     broken = wanted["broken"]
@@ -352,15 +391,15 @@ def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
         "disks": {name for name in seen["disks"] if _disk_id(name) in wanted["broken_disks"]},
     }
     problems = []
-    for kind in ("domains", "drives", "servers", "disks", "pending", "namespaces", "dnsmasq"):
+    for kind in COMPARED:
         found = set(seen[kind]) - optional.get(kind, set())
         if found != set(wanted[kind]):
             problems.append(_difference(kind, found, wanted[kind]))
     guest_taps = set(seen["taps"]) - set(wanted["dhcp_taps"])
     if guest_taps != set(wanted["taps"]):
         problems.append(_difference("taps", guest_taps, wanted["taps"]))
-    ports = {name for name in seen["ports"] if name.startswith("tap")}
-    wanted_ports = {*wanted["taps"], *wanted["dhcp_taps"]}
+    ports = {name for name in seen["ports"] if name.startswith(("tap", "qr-", "qg-"))}
+    wanted_ports = {*wanted["taps"], *wanted["dhcp_taps"], *wanted["router_ports"]}
     if ports != wanted_ports:
         problems.append(_difference("switch ports", ports, wanted_ports))
     if not wanted["guests"] <= seen["guests"] <= wanted["guests"] + len(broken):
@@ -368,6 +407,11 @@ def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     if len(seen["dnsmasq"]) != len(set(seen["dnsmasq"])):
         problems.append(f"two dnsmasq for one subnet: {seen['dnsmasq']}")
     return problems
+
+
+def _end_name(port: Mapping[str, Any]) -> str:
+    prefix = "qg-" if port["device_owner"] == "network:router_gateway" else "qr-"
+    return prefix + str(port["id"])[:11]
 
 
 def _difference(kind: str, found: Iterable[str], wanted: Iterable[str]) -> str:

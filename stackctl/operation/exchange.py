@@ -68,6 +68,7 @@ def converge_host(
     exchange.failures += reporter.failures
     context.watch.trace("converged", exchange.host_name, "", time.monotonic() - started)
     with write(context.cloud) as writer:
+        reporter.conclude(writer, host_spec)
         _applied(writer, exchange.host_id, host_spec.serial)
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from agent.spec import HostSpec
 from agent.wire import Fault, Report
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure
@@ -47,10 +48,13 @@ class Reporter:
     user_name: str
     failures: list[Failure] = field(default_factory=list)
     _failed_servers: set[str] = field(default_factory=set)
+    _told_failed: set[tuple[str, str]] = field(default_factory=set)
 
     def write(self, writer: Writer, reports: Iterable[Report]) -> None:
         """Write a batch of reports in one transaction."""
         for report in reports:
+            if report.result == "failed":
+                self._told_failed.add((report.kind, report.id))
             if report.result == "removed" and report.kind in ("domain", "disk"):
                 self._acknowledge(writer, report)
             elif report.kind == "domain":
@@ -63,6 +67,23 @@ class Reporter:
                 self._router(writer, report)
             elif report.result == "failed":
                 self._part_failed(writer, report)
+
+    def conclude(self, writer: Writer, spec: HostSpec) -> None:
+        """What the host said nothing of is as it should be.
+
+        It does not say so again when the report of an earlier exchange was lost on the way.
+        """
+        ports = {port.id for port in spec.ports if not self._is_told_failed("port", port.id)}
+        for port_id in writer.column(_DOWN_HERE, self.host_id):
+            if port_id in ports:
+                writer.update("ports", port_id, status="ACTIVE")
+        for router in spec.routers:
+            if not self._is_told_failed("router", router.id):
+                self._router(writer, Report("router", router.id, "unchanged", router.version))
+
+    def _is_told_failed(self, kind: str, id_: str) -> bool:
+        """Whether a resource failed, or all of its kind (reported with the host's own id)."""
+        return not self._told_failed.isdisjoint({(kind, id_), (kind, self.host_id)})
 
     def _acknowledge(self, writer: Writer, report: Report) -> None:
         writer.run(
@@ -242,6 +263,11 @@ class Reporter:
             seconds=seconds,
         )
 
+
+_DOWN_HERE = """
+SELECT ports.id FROM bindings JOIN ports ON ports.id = bindings.port_id
+WHERE bindings.host_id = ? AND role = 'active' AND status <> 'ACTIVE' AND deleted_at IS NULL
+"""
 
 # Servers that cannot be built without a part, by the part's kind: its id, the host.
 _WAITING = {

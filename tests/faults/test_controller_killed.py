@@ -25,10 +25,11 @@ def points(fleet: Fleet, tmp_path: Path, *argv: str) -> int:
     return count
 
 
-def kill(fleet: Fleet, at: int, *argv: str) -> None:
-    """Run a command that dies at a point, if it gets that far."""
+def kill(fleet: Fleet, at: int, *argv: str) -> bool:
+    """Run a command that dies at a point, if it gets that far; whether it came to its end."""
     result = fleet.run(*argv, exit=None, STACKCTL_KILL_AT=str(at))
     assert result.exit in (KILLED, 0), str(result)
+    return result.exit == 0
 
 
 def converge(fleet: Fleet, _: Sequence[str]) -> None:

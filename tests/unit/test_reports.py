@@ -7,6 +7,7 @@ import pytest
 from agent.wire import Fault, Report
 from stackctl.compute import service
 from stackctl.errors import PartlyDone, ResourceFailed
+from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.operation.reports import Reporter
 from stackctl.state import write
 
@@ -26,6 +27,20 @@ def tell(world, host, *reports):
     with write(world.cloud) as writer:
         reporter.write(writer, reports)
     return reporter.failures
+
+
+def conclude(world, host, *reports):
+    """A whole exchange in which a host tells only this."""
+    row = world.host(host)
+    reporter = Reporter(row["id"], row["name"], "op", "me")
+    with write(world.cloud) as writer:
+        reporter.write(writer, reports)
+        spec = build_spec(load_snapshot(writer, row["id"]), 1, "")
+        reporter.conclude(writer, spec)
+
+
+def failed_port(port_id):
+    return Report("port", port_id, "failed", fault=Fault("no"))
 
 
 def domain(world, name="vm", *, result="unchanged", power="SHUTDOWN", version=None, words=None):
@@ -182,6 +197,16 @@ class TestWhatIsWritten:
         tell(up, "h2", Report("port", port, "removed"))
         assert up.value("SELECT status FROM ports WHERE id = ?", port) == "ACTIVE"
         tell(up, "h1", Report("port", port, "failed", fault=Fault("no")))
+        assert up.value("SELECT status FROM ports WHERE id = ?", port) == "DOWN"
+
+    def test_a_port_whose_report_was_lost_is_well_after_the_next_exchange(self, up):
+        port = up.value("SELECT port_id FROM bindings")
+        for told, status in (((), "ACTIVE"), ((failed_port(port),), "DOWN")):
+            with write(up.cloud) as writer:
+                writer.update("ports", port, status="DOWN")
+            conclude(up, "h1", *told)
+            assert up.value("SELECT status FROM ports WHERE id = ?", port) == status
+        conclude(up, "h1", Report("port", up.host("h1")["id"], "failed", fault=Fault("no")))
         assert up.value("SELECT status FROM ports WHERE id = ?", port) == "DOWN"
 
     def test_a_failure_without_a_reason(self, up):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from agent.spec import HostRoute
+from agent.wire import Fault, Report
 from stackctl.compute.types import Nic
 from stackctl.errors import (
     Conflict,
@@ -35,6 +36,7 @@ from stackctl.network.service import (
 )
 from stackctl.operation import Operation, recover
 from stackctl.operation.keep import list_events
+from stackctl.operation.reports import Reporter
 from stackctl.state import new_id, now, read, write
 
 MAPPING = json.dumps([{"physical_network": "out", "bridge": "br-ex", "nic": "eth2"}])
@@ -98,6 +100,36 @@ def spec(world, host):
 def gateway_row(world, address="192.168.1.1"):
     sql = "SELECT kind, port_id FROM addresses WHERE address = ? AND released_serial IS NULL"
     return world.rows(sql, address)[0]
+
+
+def concluded(world, host, *reports):
+    """A whole exchange in which a host tells only this."""
+    row = world.host(host)
+    reporter = Reporter(row["id"], row["name"], "op", "me")
+    with write(world.cloud) as writer:
+        reporter.write(writer, reports)
+        reporter.conclude(writer, build_spec(load_snapshot(writer, row["id"]), 1, ""))
+
+
+class TestLostReports:
+    def test_a_router_whose_report_was_lost_is_active_after_the_next_exchange(self, town):
+        routed(town)
+        with write(town.cloud) as writer:
+            writer.run("UPDATE routers SET status = 'DOWN'")
+            writer.run("UPDATE ports SET status = 'DOWN'")
+        concluded(town, "h1")
+        assert shown(town).status == "ACTIVE"
+        assert set(town.column("SELECT status FROM ports WHERE device_id <> ''")) == {"ACTIVE"}
+
+    def test_one_that_failed_is_not(self, town):
+        routed(town)
+        router = shown(town).id
+        version = town.value("SELECT version FROM routers")
+        why = Fault("no such thing")
+        concluded(town, "h1", Report("router", router, "failed", version, fault=why))
+        assert (shown(town).status, shown(town).fault) == ("ERROR", "no such thing")
+        concluded(town, "h1")
+        assert (shown(town).status, shown(town).fault) == ("ACTIVE", "")
 
 
 class TestCreate:
