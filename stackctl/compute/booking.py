@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Sequence
 
 from stackctl.compute.capacity import candidates
-from stackctl.compute.placing import place_all, placement, placement_of, record_decision
+from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
 from stackctl.compute.scheduler import Decision, place
 from stackctl.compute.types import GIB, BootRequest, Nic
@@ -35,7 +35,8 @@ def book(context: Context, writer: Writer, resolved: Resolved, operation_id: str
     ids = [new_id() for _ in range(request.count)]
     names = [_server_name(request, index, id_) for index, id_ in enumerate(ids)]
     _refuse_taken_names(context, writer, request, names)
-    decisions = place_all(writer, [placement(writer, resolved, name) for name in names])
+    _require_room_in_group(context, writer, resolved)
+    decisions = place_all(context, writer, resolved, names)
     for index, (id_, name, decision) in enumerate(zip(ids, names, decisions, strict=True)):
         _write_server(context, writer, resolved, operation_id, index, id_, name, decision)
         record_decision(context, writer, decision, id_, operation_id)
@@ -73,6 +74,17 @@ def store_blob(writer: Writer, content: bytes) -> str:
         now(),
     )
     return sha256
+
+
+def _require_room_in_group(context: Context, reader: Reader, resolved: Resolved) -> None:
+    if resolved.hints.group_id is None:
+        return
+    members = reader.value(
+        "SELECT count(*) FROM servers WHERE group_id = ? AND deleted_at IS NULL",
+        resolved.hints.group_id,
+    )
+    count = resolved.request.count
+    require(reader, context.project_id, "server_group_members", count, members)
 
 
 def _server_name(request: BootRequest, index: int, id_: str) -> str:
@@ -118,6 +130,7 @@ def _write_server(
         "servers",
         _identity(context, resolved, operation_id, id_, name, hostname)
         | _sizes(resolved)
+        | resolved.hints.columns()
         | _guest(writer, resolved, index)
         | _engine(resolved, host),
     )
@@ -164,6 +177,7 @@ def _sizes(resolved: Resolved) -> Row:
         "disk_gb": resolved.disk_gb,
         "ephemeral_gb": flavor["ephemeral_gb"],
         "swap_mb": flavor["swap_mb"],
+        "extra_specs_json": flavor["extra_specs_json"],
     }
 
 

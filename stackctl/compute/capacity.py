@@ -1,11 +1,13 @@
-"""Hosts as the scheduler sees them: totals, ratios and what placed servers take."""
+"""Hosts as the scheduler sees them: totals, ratios, what placed servers take, aggregates."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 
-from stackctl.compute.scheduler import Candidate
+from stackctl.compute.scheduling.types import Aggregate, Candidate
 from stackctl.state import Reader, Row, seconds_since
 from stackctl.state.usage import HOSTS_WITH_USAGE
 
@@ -14,13 +16,35 @@ UNREACHABLE_EXPIRES_S = 300
 
 _HOSTS = f"{HOSTS_WITH_USAGE} WHERE hosts.deleted_at IS NULL ORDER BY hosts.name"
 
+_AGGREGATES = """
+SELECT aggregate_hosts.host_id, aggregates.name, aggregates.zone, aggregates.metadata_json
+FROM aggregate_hosts JOIN aggregates ON aggregates.id = aggregate_hosts.aggregate_id
+WHERE aggregates.deleted_at IS NULL ORDER BY aggregates.name
+"""
+
 
 def candidates(reader: Reader, without: Collection[str] = ()) -> list[Candidate]:
     """All hosts with what is free on them, except those whose id is in ``without``."""
-    return [_candidate(row) for row in reader.all(_HOSTS) if row["id"] not in without]
+    aggregates = _aggregates(reader)
+    return [
+        _candidate(row, aggregates.get(row["id"], ()))
+        for row in reader.all(_HOSTS)
+        if row["id"] not in without
+    ]
 
 
-def _candidate(row: Row) -> Candidate:
+def _aggregates(reader: Reader) -> dict[str, list[Aggregate]]:
+    """The aggregates of each host."""
+    found: dict[str, list[Aggregate]] = defaultdict(list)
+    for row in reader.all(_AGGREGATES):
+        metadata: dict[str, str] = json.loads(row["metadata_json"])
+        if row["zone"] is not None:
+            metadata["availability_zone"] = row["zone"]
+        found[row["host_id"]].append(Aggregate(row["name"], metadata))
+    return found
+
+
+def _candidate(row: Row, aggregates: Sequence[Aggregate]) -> Candidate:
     since = row["unreachable_since"]
     mappings = json.loads(row["bridge_mappings_json"])
     return Candidate(
@@ -40,4 +64,18 @@ def _candidate(row: Row) -> Candidate:
         servers=row["servers"],
         physical_networks=frozenset(item["physical_network"] for item in mappings),
         tunnels=row["tunnel_address"] is not None,
+        address=_address(row),
+        virt_type=row["virt_type"],
+        builds=row["builds"],
+        build_failures=row["build_failures"],
+        aggregates=tuple(aggregates),
+        facts_json=row["facts_json"],
     )
+
+
+def _address(row: Row) -> str:
+    """Where the host is in the network: its tunnel address when it is reached by a name."""
+    try:
+        return str(ipaddress.ip_address(row["address"]))
+    except ValueError:
+        return str(row["tunnel_address"] or row["address"])

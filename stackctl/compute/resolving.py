@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from stackctl.compute.hints import Hints, read_hints
+from stackctl.compute.scheduling.policy import Policy, policy_of
 from stackctl.compute.types import GIB, BootRequest, Nic
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity.context import Context, find_own
@@ -27,6 +29,8 @@ class Resolved:
     ports: tuple[Row | None, ...]
     public_keys: tuple[tuple[str, str], ...]
     disk_gb: int
+    policy: Policy
+    hints: Hints
     group_ids: tuple[str, ...] | None = None
 
 
@@ -55,7 +59,7 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         for nic, port in zip(nics, ports, strict=True)
     )
     disk_gb = _root_disk_gb(image, flavor)
-    groups = request.security_groups
+    groups, policy = request.security_groups, policy_of(context.cloud.config["scheduler"])
     return Resolved(
         replace(request, nics=nics),
         image,
@@ -64,6 +68,8 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         ports,
         tuple(keys),
         disk_gb,
+        policy,
+        read_hints(context, reader, request.hints, policy),
         None if groups is None else tuple(own_groups(context, reader, groups)),
     )
 
