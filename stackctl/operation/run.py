@@ -113,13 +113,15 @@ class Operation:
         """Ask a host again after all."""
         self._worked_around.discard(host_id)
 
-    def is_known_to(self, reader: Reader, host_id: str) -> bool:
-        """Whether a host was sent what this operation wrote, by whichever command.
+    def is_known_to(self, reader: Reader, host_id: str, serial: int | None = None) -> bool:
+        """Whether a host was sent what this operation wrote (last, or at an earlier ``serial``), by
+        whichever command.
 
         A spec is always read from the newest rows: a stranger's command that reaches the host
         takes along what this one could not deliver.
         """
-        return bool(reader.get("hosts", host_id)["sent_serial"] >= self.serial)
+        wanted = self.serial if serial is None else serial
+        return bool(reader.get("hosts", host_id)["sent_serial"] >= wanted)
 
     def abandon(self, why: str) -> None:
         """End an operation whose rows were taken back."""
