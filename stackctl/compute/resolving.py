@@ -58,7 +58,7 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         else visible_network(context, reader, nic.network or "")
         for nic, port in zip(nics, ports, strict=True)
     )
-    disk_gb = _root_disk_gb(image, flavor)
+    disk_gb = root_disk_gb(image, flavor)
     groups, policy = request.security_groups, policy_of(context.cloud.config["scheduler"])
     return Resolved(
         replace(request, nics=nics),
@@ -107,7 +107,7 @@ def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
     return find_own(context, reader, "ports", nic.port, noun="port")
 
 
-def _root_disk_gb(image: Row, flavor: Row) -> int:
+def root_disk_gb(image: Row, flavor: Row) -> int:
     """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
     if image["status"] != "active":
         raise Conflict(f"Image {image['name']} is not active.")

@@ -28,6 +28,11 @@ class Placer:
         # Group id -> host id -> how many were placed here, beside those that were there before.
         self._placed: dict[str, dict[str, int]] = {}
 
+    @property
+    def hosts(self) -> list[Candidate]:
+        """The hosts as they are after what was placed."""
+        return list(self._hosts.values())
+
     def place(self, request: Request) -> Decision:
         """The best host for a request; what it takes is taken from there on."""
         request = self._with_placed(request)

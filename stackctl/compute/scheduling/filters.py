@@ -168,6 +168,12 @@ class ComputeCapabilitiesFilter(Filter):
                 return f"extra spec {key}={wanted}: the host has {_shown(value)}"
         return ""
 
+    def note(self, host: Candidate, request: Request) -> str:
+        """What the host has of all that is asked."""
+        paths = {key: _own_path(key) for key in sorted(request.extra_specs)}
+        has = {key: lookup(host.capabilities, path) for key, path in paths.items() if path}
+        return ", ".join(f"{key} is {_shown(value)}" for key, value in has.items())
+
 
 class AggregateInstanceExtraSpecsFilter(Filter):
     """The flavor's extra specs against the metadata of the host's aggregates.

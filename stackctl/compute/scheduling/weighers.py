@@ -90,8 +90,9 @@ def weigh(
             columns.append((weigher.name, [weigher.multiplier * value for value in values]))
     verdicts = []
     for index, host in enumerate(hosts):
-        weights = tuple((name, round(values[index], 4)) for name, values in columns)
-        total = round(sum(weight for _, weight in weights), 4)
+        # 0 is added so that none is -0.
+        weights = tuple((name, round(values[index], 4) + 0.0) for name, values in columns)
+        total = round(sum(weight for _, weight in weights), 4) + 0.0
         verdicts.append(Verdict(host.id, host.name, weight=total, weights=weights))
     return sorted(verdicts, key=lambda verdict: (-verdict.weight, verdict.host))
 
