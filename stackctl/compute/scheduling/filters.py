@@ -19,6 +19,7 @@ TENANT_KEY = "filter_tenant_id"
 AGGREGATE_SCOPE = "aggregate_instance_extra_specs"
 
 
+@dataclass(frozen=True)
 class Filter:
     """What all filters have. ``limits``: the settings that make it stricter or not."""
 
