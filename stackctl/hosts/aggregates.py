@@ -214,7 +214,7 @@ def zone_giver(reader: Reader, host_id: str, other_than: str = "") -> Row | None
         "SELECT aggregates.* FROM aggregates JOIN aggregate_hosts "
         "ON aggregate_hosts.aggregate_id = aggregates.id "
         "WHERE aggregate_hosts.host_id = ? AND aggregates.zone IS NOT NULL "
-        "AND aggregates.deleted_at IS NULL AND aggregates.id <> ?",
+        "AND aggregates.deleted_at IS NULL AND aggregates.id <> ? ORDER BY aggregates.name",
         host_id,
         other_than,
     )
