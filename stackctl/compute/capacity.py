@@ -14,6 +14,10 @@ from stackctl.state.usage import HOSTS_WITH_USAGE
 UNREACHABLE_EXPIRES_S = 300
 """How long a host that did not answer is only a last resort."""
 
+FAILURES_EXPIRE_S = 600
+"""For how long builds that failed count against a host: forgiven only by a build that works, a
+host beside others with room would never get one."""
+
 _HOSTS = f"{HOSTS_WITH_USAGE} WHERE hosts.deleted_at IS NULL ORDER BY hosts.name"
 
 _AGGREGATES = """
@@ -45,8 +49,8 @@ def _aggregates(reader: Reader) -> dict[str, list[Aggregate]]:
 
 
 def _candidate(row: Row, aggregates: Sequence[Aggregate]) -> Candidate:
-    since = row["unreachable_since"]
     mappings = json.loads(row["bridge_mappings_json"])
+    failed = _within(row["build_failed_at"], FAILURES_EXPIRE_S)
     return Candidate(
         id=row["id"],
         name=row["name"],
@@ -54,7 +58,7 @@ def _candidate(row: Row, aggregates: Sequence[Aggregate]) -> Candidate:
         disabled_reason=row["disabled_reason"],
         zone=row["zone"],
         fenced=bool(row["fenced"]),
-        recently_unreachable=since is not None and seconds_since(since) < UNREACHABLE_EXPIRES_S,
+        recently_unreachable=_within(row["unreachable_since"], UNREACHABLE_EXPIRES_S),
         vcpus_total=row["vcpus"] * row["cpu_ratio"],
         ram_mb_total=max(row["ram_mb"] - row["reserved_ram_mb"], 0) * row["ram_ratio"],
         disk_gb_total=row["disk_gb"] * row["disk_ratio"],
@@ -67,10 +71,14 @@ def _candidate(row: Row, aggregates: Sequence[Aggregate]) -> Candidate:
         address=_address(row),
         virt_type=row["virt_type"],
         builds=row["builds"],
-        build_failures=row["build_failures"],
+        build_failures=row["build_failures"] if failed else 0,
         aggregates=tuple(aggregates),
         facts_json=row["facts_json"],
     )
+
+
+def _within(at: str | None, seconds: float) -> bool:
+    return at is not None and seconds_since(at) < seconds
 
 
 def _address(row: Row) -> str:

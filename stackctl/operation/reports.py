@@ -110,8 +110,12 @@ class Reporter:
         # What never ran is left alone until somebody names it; what did is mended like the rest.
         held = int(server["launched_at"] is None)
         if server["vm_state"] == "building":
-            failures = "UPDATE hosts SET build_failures = build_failures + 1 WHERE id = ?"
-            writer.run(failures, self.host_id)
+            writer.run(
+                "UPDATE hosts SET build_failures = build_failures + 1, build_failed_at = ? "
+                "WHERE id = ?",
+                now(),
+                self.host_id,
+            )
         values: Row = {"vm_state": "error", "task_state": None, "held": held}
         if server["vm_state"] != "error" or _told(server) != fault.message:
             values["fault_json"] = self._fault_json(fault)

@@ -6,6 +6,7 @@ ALTER TABLE flavors ADD COLUMN extra_specs_json TEXT NOT NULL DEFAULT '{}';
 
 -- How many servers in a row could not be built there; 0 again with the first that could.
 ALTER TABLE hosts ADD COLUMN build_failures INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE hosts ADD COLUMN build_failed_at TEXT;
 
 CREATE TABLE server_groups (
   id TEXT PRIMARY KEY,

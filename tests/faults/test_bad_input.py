@@ -134,6 +134,7 @@ def test_what_a_full_host_cannot_build_another_one_does(fleet: Fleet, folder: st
         assert {row["Host"] for row in fleet.servers().values()} == {"host1"}
         assert fleet.world("host2")["domains"] == []
         assert any(words in fleet.run("events", "--errors").out for words in NO_SPACE)
+    fleet.boot("b", "--host", "host2")  # what builds again is no last resort
     assert set(fleet.statuses().values()) == {"ACTIVE"}
     fleet.check_at_rest()
 

@@ -1,13 +1,16 @@
 """A host that cannot build a server: another one does, and nothing is left or doubled."""
 
+import datetime
 import json
 
 import pytest
 
 from stackctl.compute import service
+from stackctl.compute.capacity import FAILURES_EXPIRE_S
 from stackctl.compute.explain import explain
 from stackctl.compute.server_groups import NewServerGroup, create_server_group
 from stackctl.errors import Conflict, PartlyDone, ResourceFailed
+from stackctl.state import write
 from tests.builders import furnished
 
 
@@ -222,6 +225,19 @@ class TestBuildFailures:
         )["verdicts"]
         assert dict(weights[1]["weights"])["BuildFailureWeigher"] == 0
         assert dict(weights[0]["weights"])["BuildFailureWeigher"] == 1000000
+
+    def test_they_are_forgotten_after_a_while(self, pair):
+        """A host beside one with more room would never get the build that forgives."""
+        pair.trouble("h1", fail={"disk": "no"})
+        pair.booted("one")
+        pair.trouble("h1")
+        ago = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(
+            seconds=FAILURES_EXPIRE_S + 10
+        )
+        with write(pair.cloud) as writer:
+            at = ago.isoformat().replace("+00:00", "Z")
+            writer.run("UPDATE hosts SET build_failed_at = ? WHERE name = 'h1'", at)
+        assert pair.booted("two")[0].host == "h1"
 
     def test_a_build_that_works_forgives(self, pair):
         pair.trouble("h1", fail={"disk": "no"})
