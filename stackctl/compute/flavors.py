@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 
-from stackctl.compute.scheduling.filters import AGGREGATE_SCOPE
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.traits import AGGREGATE_SCOPE
 from stackctl.errors import Conflict, NotFound, UsageError
 from stackctl.identity.context import Context
 from stackctl.names import checked_name, refuse_control_characters

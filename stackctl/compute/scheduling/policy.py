@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stackctl.compute.scheduling.filters import ALWAYS, OPTIONAL, Filter
+from stackctl.compute.scheduling.base import Filter
+from stackctl.compute.scheduling.filters import ALWAYS, OPTIONAL
 from stackctl.compute.scheduling.types import Request
 from stackctl.compute.scheduling.weighers import WEIGHERS, Weigher
 from stackctl.errors import UsageError
