@@ -44,7 +44,7 @@ CREATE TABLE aggregate_hosts (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX aggregate_hosts_host ON aggregate_hosts(host_id);
 
-INSERT INTO quotas (project_id, resource, maximum)
+INSERT OR IGNORE INTO quotas (project_id, resource, maximum)
   SELECT projects.id, kind.resource, -1 FROM projects,
     (SELECT 'server_groups' AS resource UNION ALL SELECT 'server_group_members') AS kind
   WHERE projects.name = 'admin';

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -18,7 +20,10 @@ from stackctl.compute.server_groups import (
 )
 from stackctl.errors import Conflict, NoCapacity, NotFound, QuotaExceeded, UsageError
 from stackctl.hosts.aggregates import NewAggregate, add_host, create_aggregate
-from stackctl.state import new_id, now, write
+from stackctl.identity import quota
+from stackctl.state import Cloud, new_id, now, read, schema, write
+from stackctl.state.db import split_statements
+from stackctl.state.schema_placing import PLACING
 from tests.builders import furnished
 
 
@@ -381,3 +386,28 @@ class TestWhatIf:
         world.booted(count=total, flavor="m1.large")
         with pytest.raises(NoCapacity):
             world.boot("more", flavor="m1.large")
+
+
+def test_a_cloud_of_before_has_what_it_needs(pair):
+    """A database from before groups and hints: its servers are placed again as they were asked."""
+    pair.booted("old", host="h1")
+    cloud = Cloud("test", pair.cloud.folder.parent / "old")
+    cloud.folder.mkdir()
+    before = schema.MIGRATIONS[: schema.MIGRATIONS.index(PLACING)]
+    with closing(sqlite3.connect(cloud.database, isolation_level=None)) as old:
+        old.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        for script in before:
+            for statement in split_statements(script):
+                old.execute(statement)
+        old.execute("ATTACH ? AS new", (str(pair.cloud.database),))
+        for (table,) in old.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'"):
+            names = ", ".join(row[1] for row in old.execute(f"PRAGMA main.table_info({table})"))
+            old.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM new.{table}")
+        old.execute("DELETE FROM quotas WHERE resource LIKE 'server_group%'")
+        old.execute(f"PRAGMA user_version = {len(before)}")
+    asker = dataclasses.replace(pair.context, cloud=cloud)
+    assert [move.to for move in what_if.drain(asker, "h1")] == ["h2"]
+    with read(cloud) as reader:
+        for resource in ("server_groups", "server_group_members"):
+            assert quota.maximum(reader, asker.project_id, resource) == quota.UNLIMITED
+        assert reader.value("SELECT zone FROM hosts WHERE name = 'h1'") == "nova"
