@@ -11,6 +11,8 @@ from bench.filling import Filled, fill
 from bench.measuring import Row, Taken, repeat, row, say, take, timed
 from bench.place import LAUNCHER, Place
 from stackctl.compute import service
+from stackctl.compute.flavors import set_specs
+from stackctl.compute.server_groups import NewServerGroup, create_server_group
 from stackctl.compute.types import BootRequest, Nic
 from stackctl.hostspec import affected_hosts, build_spec, load_snapshot
 from stackctl.operation import Operation
@@ -41,7 +43,8 @@ def net_create(place: Place, runs: int) -> list[Row]:
 
 
 def planning(place: Place, runs: int) -> list[Row]:
-    """The transaction of a boot in a cloud of 1,000 hosts and 10,000 servers."""
+    """The transaction of a boot in a cloud of 1,000 hosts and 10,000 servers, with something to
+    judge for every filter that is enabled by default."""
     with _clouds_of(place):
         filled = _large("planning")
     taken = repeat(max(runs, 5), Plan(filled))
@@ -53,6 +56,12 @@ class Plan:
 
     def __init__(self, filled: Filled) -> None:
         self._filled, self._number = filled, 0
+        context = filled.context
+        set_specs(context, "m1.tiny", {"capabilities:zone": "<or> nova <or> other"})
+        for policy in ("affinity", "anti-affinity"):
+            create_server_group(context, NewServerGroup(policy, policy))
+        with write(context.cloud) as writer:
+            writer.run("UPDATE images SET properties_json = ?", '{"img_hv_type": "qemu"}')
 
     def __call__(self) -> Taken:
         self._number += 1
@@ -61,7 +70,12 @@ class Plan:
     def _book(self) -> None:
         context = self._filled.context
         nics = (Nic(network="net-7"),)
-        request = BootRequest(f"new-{self._number}", image="image", flavor="m1.tiny", nics=nics)
+        hints = {"group": ("affinity", "anti-affinity")[self._number % 2]}
+        hints |= {"different_host": "server-3", "build_near_host_ip": "10.200.0.1", "cidr": "/16"}
+        hints |= {"query": '["and", [">=", "$free_ram_mb", 1024], ["=", "$zone", "nova"]]'}
+        request = BootRequest(
+            f"new-{self._number}", "image", "m1.tiny", nics=nics, hints=tuple(hints.items())
+        )
         operation = Operation(context, "boot", "boot", {})
         with write(context.cloud) as writer:
             service.boot_within(context, writer, operation, request)

@@ -30,7 +30,8 @@ class Trouble:
     """What shall go wrong on one host.
 
     ``lose``: the channel breaks before the spec ("before") or after it was accepted ("after").
-    ``die_at``: the agent ends before its n-th report. ``fail``: an id or kind -> words.
+    ``die_at``: the agent ends before its n-th report. ``fail``: an id or kind -> words; "removal"
+    fails what has a tombstone, "libvirt" everything of domains before it is begun.
     ``error``: what opening raises instead. ``times``: how many exchanges it concerns.
     """
 
@@ -78,7 +79,7 @@ class FakeFleet:
             raise HostUnreachable(f"Host {target.name} does not answer.")
         if trouble.lose == "before":
             raise ChannelLost(f"The exchange with host {target.name} broke off.")
-        return FakeSession(self, target, opening, trouble)
+        return FakeSession(self, target, opening, trouble, on_step or (lambda _: None))
 
     def state(self, name: str) -> dict:
         """What a host has now."""
@@ -120,9 +121,10 @@ class FakeFleet:
 class FakeSession:
     """An exchange with one host."""
 
-    def __init__(self, fleet, target, opening, trouble) -> None:
+    def __init__(self, fleet, target, opening, trouble, on_step) -> None:
         self._fleet, self._name, self._opening = fleet, target.name, opening
         self._trouble, self._host_id = trouble, target.host_id
+        self._on_step = on_step
         self._hold = fleet.locked(self._name) if opening.mode != "act" else None
         if self._hold is not None:
             self._hold.__enter__()
@@ -162,7 +164,8 @@ class FakeSession:
         if self._trouble.lose == "after":
             raise self._lost()
         ready: list[Report] = []
-        for number, report in enumerate(_Work(state, wanted, self._trouble).run(), start=1):
+        work = _Work(state, wanted, self._trouble, self._on_step)
+        for number, report in enumerate(work.run(), start=1):
             if number == self._trouble.die_at:
                 raise self._lost()
             if ready and not (self._fleet.batches and ready[-1].kind == report.kind):
@@ -201,8 +204,9 @@ class FakeSession:
 class _Work:
     """The difference between a host and a spec, carried out while it is told."""
 
-    def __init__(self, state, spec, trouble) -> None:
+    def __init__(self, state, spec, trouble, on_step=lambda _: None) -> None:
         self._state, self._spec, self._trouble = state, spec, trouble
+        self._on_step = on_step
         self._failed: set[str] = set()
 
     def run(self):
@@ -221,10 +225,12 @@ class _Work:
         wanted = {item.id for item in (*self._spec.servers, *self._spec.disks)}
         for stone in self._spec.tombstones:
             if stone.id not in wanted:
-                words = self._trouble.fail.get(stone.id)
+                words = self._trouble.fail.get(stone.id) or self._trouble.fail.get("removal")
                 if words is None:
                     self._state[f"{stone.kind}s"].pop(stone.id, None)
-                yield self._report(stone.kind, stone.id, "removed")
+                    yield Report(stone.kind, stone.id, "removed")
+                else:
+                    yield self._fault(stone.kind, stone.id, 0, words)
 
     def _ports(self):
         wanted = [port.id for port in self._spec.ports]
@@ -281,6 +287,10 @@ class _Work:
         if needs:
             return self._fault("domain", server.id, server.version, f"not tried: {min(needs)}")
         power = "SHUTDOWN" if server.power.action == "stop" else "RUNNING"
+        if "libvirt" in self._trouble.fail:
+            words = self._trouble.fail["libvirt"]
+            return self._fault("domain", server.id, server.version, words)
+        self._on_step({"type": "step", "kind": "domain", "id": server.id})
         result = "changed" if there else "made"
         report = self._report("domain", server.id, result, server.version, {"power_state": power})
         if report.result == result:

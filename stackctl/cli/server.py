@@ -14,6 +14,7 @@ import click
 import stackctl
 from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, confirm, destroys, finish, lists, shows
+from stackctl.cli.placing import explained
 from stackctl.cli.render import Column
 from stackctl.cli.several import Spelled
 from stackctl.errors import UsageError
@@ -153,6 +154,16 @@ SHOW = (
 @click.option("--host", type=words.HOST, help="Only on this host.")
 @click.option("--availability-zone", "--zone", "zone", help="Only on hosts of this zone.")
 @click.option(
+    "--hint",
+    "hints",
+    multiple=True,
+    type=words.Pair(),
+    help="group=GROUP, different_host=SERVER, same_host=SERVER, query=JSON, "
+    "build_near_host_ip=ADDRESS with cidr=/BITS; repeatable.",
+)
+@click.option("--server-group", type=words.SERVER_GROUP, help="The same as --hint group=GROUP.")
+@click.option("--explain", is_flag=True, help="Print what each filter and weigher said.")
+@click.option(
     "--wait", type=click.Choice(["dhcp", "ssh"]), help="Return when guests have leases, or answer."
 )
 @click.option(
@@ -174,6 +185,9 @@ def boot(
     files: tuple[tuple[str, str], ...],
     host: str | None,
     zone: str | None,
+    hints: tuple[tuple[str, str], ...],
+    server_group: str | None,
+    explain: bool,
     wait: str | None,
     wait_timeout: int,
 ) -> None:
@@ -199,8 +213,10 @@ def boot(
         zone=zone,
         naming=naming,
         security_groups=security_groups or None,
+        hints=(*hints, *([("group", server_group)] if server_group else [])),
     )
-    done = service.boot(context, request)
+    with explained(context, explain) as asker:
+        done = service.boot(asker, request)
     output.list(done.value)
     if wait and not context.dry_run:
         running = [server.id for server in done.value if server.status == "ACTIVE"]

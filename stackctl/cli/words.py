@@ -56,6 +56,8 @@ IMAGE = Name("images", "image")
 FLAVOR = Name("flavors", "flavor")
 KEYPAIR = Name("keypairs", "key pair")
 HOST = Name("hosts", "host")
+SERVER_GROUP = Name("server_groups", "server group")
+AGGREGATE = Name("aggregates", "aggregate")
 
 
 class LocalFile(click.ParamType[BinaryIO]):

@@ -7,9 +7,10 @@ import json
 from collections.abc import Collection, Sequence
 
 from stackctl.compute.capacity import candidates
-from stackctl.compute.placing import place_all, placement, placement_of, record_decision
+from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
 from stackctl.compute.scheduler import Decision, place
+from stackctl.compute.scheduling.policy import policy_of
 from stackctl.compute.types import GIB, BootRequest, Nic
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context
@@ -35,7 +36,8 @@ def book(context: Context, writer: Writer, resolved: Resolved, operation_id: str
     ids = [new_id() for _ in range(request.count)]
     names = [_server_name(request, index, id_) for index, id_ in enumerate(ids)]
     _refuse_taken_names(context, writer, request, names)
-    decisions = place_all(writer, [placement(writer, resolved, name) for name in names])
+    _require_room_in_group(context, writer, resolved)
+    decisions = place_all(context, writer, resolved, names)
     for index, (id_, name, decision) in enumerate(zip(ids, names, decisions, strict=True)):
         _write_server(context, writer, resolved, operation_id, index, id_, name, decision)
         record_decision(context, writer, decision, id_, operation_id)
@@ -49,18 +51,80 @@ def place_again(
     without: Collection[str],
     operation_id: str,
 ) -> list[str]:
-    """Move servers whose host never heard of them to others; returns those that fit nowhere."""
-    left = []
+    """Move servers of which no host has anything to others; returns those that fit nowhere."""
+    left, leaving = [], set(server_ids)
     for server_id in server_ids:
         server = writer.get("servers", server_id)
-        request = placement_of(writer, server)
-        decision = place([request], candidates(writer, without))[0]
+        decision = another_host(context, writer, server, without, leaving)
         record_decision(context, writer, decision, server_id, operation_id)
+        context.watch.decided(decision)
         if decision.host_id is None:
             left.append(server_id)
         else:
             _move_unborn(writer, server, decision.host_id)
+            leaving.discard(server_id)
     return left
+
+
+def another_host(
+    context: Context,
+    reader: Reader,
+    server: Row,
+    without: Collection[str],
+    leaving: Collection[str] = (),
+) -> Decision:
+    """Where a server would go if some hosts were not there."""
+    request = placement_of(reader, server, leaving)
+    policy = policy_of(context.cloud.config["scheduler"])
+    return place([request], candidates(reader, without), policy)[0]
+
+
+def clear_away(writer: Writer, server: Row) -> None:
+    """Take a server that never ran from the host that could not build it.
+
+    Its row stays, on no host; tombstones let the host destroy what it made of it.
+    """
+    for port_id in writer.column(
+        "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", server["id"]
+    ):
+        unbind_port(writer, port_id, server["host_id"])
+    bury_all(writer, server)
+    values = {"host_id": None, "vm_state": "building", "task_state": "spawning", "held": 0}
+    writer.update("servers", server["id"], **values, version=server["version"] + 1)
+    writer.change.servers.add(server["id"])
+
+
+def bury_all(writer: Writer, server: Row) -> None:
+    """Tombstones for a server's domain and disks on its host; its disks' rows are deleted."""
+    disks = writer.column(
+        "SELECT id FROM disks WHERE server_id = ? AND deleted_at IS NULL", server["id"]
+    )
+    for kind, id_ in [("domain", server["id"])] + [("disk", disk_id) for disk_id in disks]:
+        _bury(writer, kind, id_, server)
+    writer.run(
+        "UPDATE disks SET state = 'deleted', deleted_at = ? "
+        "WHERE server_id = ? AND deleted_at IS NULL",
+        now(),
+        server["id"],
+    )
+
+
+def _bury(writer: Writer, kind: str, id_: str, server: Row) -> None:
+    if server["host_id"] is None:
+        return
+    # A server can have been on a host before: then its tombstone there counts anew.
+    writer.run(
+        "INSERT INTO tombstones (kind, id, host_id, server_id, created_serial, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id, host_id) DO UPDATE SET "
+        "created_serial = excluded.created_serial, created_at = excluded.created_at, "
+        "acknowledged_at = NULL",
+        kind,
+        id_,
+        server["host_id"],
+        server["id"],
+        writer.serial,
+        now(),
+    )
 
 
 def store_blob(writer: Writer, content: bytes) -> str:
@@ -73,6 +137,17 @@ def store_blob(writer: Writer, content: bytes) -> str:
         now(),
     )
     return sha256
+
+
+def _require_room_in_group(context: Context, reader: Reader, resolved: Resolved) -> None:
+    if resolved.hints.group_id is None:
+        return
+    members = reader.value(
+        "SELECT count(*) FROM servers WHERE group_id = ? AND deleted_at IS NULL",
+        resolved.hints.group_id,
+    )
+    count = resolved.request.count
+    require(reader, context.project_id, "server_group_members", count, members)
 
 
 def _server_name(request: BootRequest, index: int, id_: str) -> str:
@@ -118,11 +193,12 @@ def _write_server(
         "servers",
         _identity(context, resolved, operation_id, id_, name, hostname)
         | _sizes(resolved)
+        | resolved.hints.columns()
         | _guest(writer, resolved, index)
         | _engine(resolved, host),
     )
     context.watch.trace("server placed", host["name"], name, 0.0)
-    _write_disks(writer, resolved, id_, host["id"])
+    _write_disks(writer, writer.get("servers", id_))
     owner = f"compute:{host['zone']}"
     for nic_index, (nic, network, port) in enumerate(
         zip(resolved.request.nics, resolved.networks, resolved.ports, strict=True)
@@ -164,6 +240,7 @@ def _sizes(resolved: Resolved) -> Row:
         "disk_gb": resolved.disk_gb,
         "ephemeral_gb": flavor["ephemeral_gb"],
         "swap_mb": flavor["swap_mb"],
+        "extra_specs_json": flavor["extra_specs_json"],
     }
 
 
@@ -206,15 +283,16 @@ def _machine_type(image: Row, host: Row) -> str | None:
     return newest or asked or None
 
 
-def _write_disks(writer: Writer, resolved: Resolved, server_id: str, host_id: str) -> None:
-    flavor = resolved.flavor
-    disks = [("root", resolved.disk_gb * GIB, resolved.image["id"])]
-    if flavor["ephemeral_gb"]:
-        disks.append(("ephemeral", flavor["ephemeral_gb"] * GIB, None))
-    if flavor["swap_mb"]:
-        disks.append(("swap", flavor["swap_mb"] * 1024**2, None))
+def _write_disks(writer: Writer, server: Row) -> None:
+    """New disks for a server, to be built on its host."""
+    disks = [("root", server["disk_gb"] * GIB, server["image_id"])]
+    if server["ephemeral_gb"]:
+        disks.append(("ephemeral", server["ephemeral_gb"] * GIB, None))
+    if server["swap_mb"]:
+        disks.append(("swap", server["swap_mb"] * 1024**2, None))
     for position, (kind, size_bytes, image_id) in enumerate(disks):
-        row: Row = {"id": new_id(), "server_id": server_id, "host_id": host_id, "kind": kind}
+        row: Row = {"id": new_id(), "server_id": server["id"], "host_id": server["host_id"]}
+        row["kind"] = kind
         row |= {"position": position, "format": "qcow2", "size_bytes": size_bytes}
         writer.insert("disks", row | {"image_id": image_id, "state": "build", "created_at": now()})
 
@@ -268,16 +346,21 @@ def _trace_port(context: Context, reader: Reader, host: str, port_id: str, name:
 
 
 def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:
-    """Give a server that no host has seen to another host."""
+    """Give a server of which no host has anything to another host."""
     ports = writer.column(
         "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", server["id"]
     )
     owner = f"compute:{writer.get('hosts', host_id)['zone']}"
     for port_id in ports:
         writer.update("ports", port_id, device_owner=owner)
-        unbind_port(writer, port_id, server["host_id"])
+        if server["host_id"] is not None:
+            unbind_port(writer, port_id, server["host_id"])
         bind_port(writer, port_id, host_id)
-    writer.run("UPDATE disks SET host_id = ? WHERE server_id = ?", host_id, server["id"])
+    moved = writer.run(
+        "UPDATE disks SET host_id = ? WHERE server_id = ? AND deleted_at IS NULL",
+        host_id,
+        server["id"],
+    )
     host, image = writer.get("hosts", host_id), writer.get("images", server["image_id"])
     writer.update(
         "servers",
@@ -288,4 +371,6 @@ def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:
         build_attempts=server["build_attempts"] + 1,
         version=server["version"] + 1,
     )
+    if not moved:
+        _write_disks(writer, writer.get("servers", server["id"]))
     writer.change.servers.add(server["id"])

@@ -1,11 +1,14 @@
-"""Seeing booked servers to their hosts, and to other hosts when one cannot be reached."""
+"""Seeing booked servers to their hosts, and to others when one is silent or cannot build them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 from stackctl.compute import booking
 from stackctl.compute.placing import NoValidHost, record_decision
+from stackctl.compute.scheduler import reasons
+from stackctl.compute.scheduling.policy import policy_of
 from stackctl.compute.types import Server
 from stackctl.compute.views import read_servers, servers_by_id
 from stackctl.errors import HostUnreachable, StackctlError
@@ -15,10 +18,7 @@ from stackctl.operation import Done, Operation
 from stackctl.operation.events import note
 from stackctl.operation.exchange import Exchange
 from stackctl.operation.settle import fail_build
-from stackctl.state import Row, Writer, now, write
-
-PLACEMENT_ATTEMPTS = 3
-"""How many hosts a server may be given to before it is refused (Nova's max_attempts)."""
+from stackctl.state import Reader, Row, Writer, now, read, write
 
 Undo = Callable[[Writer], None]
 
@@ -48,14 +48,10 @@ def carry_out(
     except NoValidHost as error:
         _remember_refusal(context, error)
         raise
-    unreached = unreached_hosts(operation.converge())
+    exchanges = operation.converge()
     if context.dry_run:
         return operation.finish(rehearsed)
-    for attempt in range(1, PLACEMENT_ATTEMPTS + 1):
-        if not unreached:
-            break
-        give_up = attempt == PLACEMENT_ATTEMPTS
-        unreached = _place_elsewhere(operation, ids, unreached, undo, give_up)
+    _Retries(operation, ids, undo).run(exchanges)
     return operation.finish(ids).with_value(read_servers(context, ids))
 
 
@@ -64,57 +60,180 @@ def unreached_hosts(exchanges: Sequence[Exchange]) -> set[str]:
     return {item.host_id for item in exchanges if item.error is not None and not item.sent}
 
 
-def _place_elsewhere(
-    operation: Operation, ids: Sequence[str], unreached: set[str], undo: Undo, give_up: bool
-) -> set[str]:
-    """Give the servers of unreached hosts to others; returns hosts that were not reached now.
+class _Retries:
+    """One boot's servers on their way to hosts that can be reached and can build them."""
 
-    ``give_up``: they were given to enough hosts, and are not to be tried on another one.
-    """
-    context = operation.context
-    for host_id in unreached:
-        operation.work_around(host_id)
+    def __init__(self, operation: Operation, ids: Sequence[str], undo: Undo) -> None:
+        self._operation, self._ids, self._undo = operation, ids, undo
+        self._context = operation.context
+        self._most = policy_of(self._context.cloud.config["scheduler"]).max_attempts
+        self._serial = operation.serial
+        # Hosts that are not to be tried again: they failed to build something, or to answer.
+        self._bad: set[str] = set()
 
-    def work(writer: Writer) -> bool:
-        booked = _booked(writer, operation, ids)
-        homeless = _homeless(writer, operation, [r for r in booked if r["host_id"] in unreached])
-        tried = set(unreached) | {
+    def run(self, exchanges: Sequence[Exchange]) -> None:
+        """Go on until nothing is left to try; each server is given to so many hosts at most."""
+        for _ in range(self._most):
+            unreached = unreached_hosts(exchanges)
+            cleared = self._clear_failed(exchanges)
+            if not unreached and not cleared:
+                break
+            exchanges = self._place_elsewhere(unreached, cleared)
+
+    def _clear_failed(self, exchanges: Sequence[Exchange]) -> dict[str, Exchange]:
+        """Take what hosts could not build from them, if others can take it; by id, with the
+        exchange in which the host failed.
+
+        Nothing is built elsewhere before its first host was asked to destroy what it made of it.
+        """
+        failed = self._failed_builds(exchanges)
+        if not failed:
+            return {}
+        self._bad |= {exchange.host_id for exchange in failed.values()}
+
+        def work(writer: Writer) -> list[str]:
+            rows = [writer.get("servers", id_) for id_ in failed]
+            movable = [row for row in rows if self._may_go(writer, row, failed)]
+            for row in movable:
+                booking.clear_away(writer, row)
+                self._note_failed(writer, row, failed[row["id"]].host_name)
+            return [row["id"] for row in movable]
+
+        ids = self._operation.transact(work)
+        if ids:
+            self._operation.converge()
+        return {id_: failed[id_] for id_ in ids}
+
+    def _failed_builds(self, exchanges: Sequence[Exchange]) -> dict[str, Exchange]:
+        """Servers of ours that a host which answered to the end could not build."""
+        found: dict[str, Exchange] = {}
+        with read(self._context.cloud) as reader:
+            for row in _booked(reader, self._operation, self._ids):
+                for exchange in exchanges:
+                    here = exchange.host_id == row["host_id"] and exchange.error is None
+                    if here and row["held"] and row["launched_at"] is None:
+                        found[row["id"]] = exchange
+        return found
+
+    def _may_go(self, writer: Writer, server: Row, failed: Mapping[str, Exchange]) -> bool:
+        """Whether another host may try it; if not, its fault says why."""
+        if server["host_asked"] is not None:
+            return False
+        if server["build_attempts"] >= self._most:
+            words = "Exceeded maximum number of retries"
+            _add_to_fault(writer, server, f"{words}: {self._most} hosts could not build it.")
+            return False
+        decision = booking.another_host(self._context, writer, server, self._bad, failed)
+        if decision.host_id is None:
+            why = f" ({reasons(decision)})" if decision.verdicts else ""
+            _add_to_fault(writer, server, f"No valid host was found for another try{why}.")
+            return False
+        return True
+
+    def _note_failed(self, writer: Writer, server: Row, host: str) -> None:
+        words = _told(server)
+        self._context.watch.warn(
+            f"Host {host} could not build {server['name']}: {words}. Trying other hosts."
+        )
+        note(
+            writer,
+            action="boot",
+            kind="server",
+            resource_id=server["id"],
+            name=server["name"],
+            message=f"taken from {host}, which could not build it: {words}",
+            level="warning",
+            host=host,
+            user_name=self._context.operator,
+            operation_id=self._operation.id,
+        )
+
+    def _place_elsewhere(
+        self, unreached: set[str], cleared: Mapping[str, Exchange]
+    ) -> Sequence[Exchange]:
+        """Give servers of unreached hosts, and those that were cleared away, to others."""
+        operation = self._operation
+        for host_id in unreached:
+            operation.work_around(host_id)
+        self._bad |= unreached | {
             item.host_id for item in operation.exchanges.values() if item.error is not None
         }
-        left = homeless
-        if not give_up:
-            left = booking.place_again(context, writer, homeless, tried, operation.id)
-        if left and len(left) == len(booked):
-            _unbook(writer, left)
-            undo(writer)
-            return True
-        for id_ in left:
-            _fail_homeless(writer, operation, id_, give_up)
-        return False
 
-    if operation.transact(work):
-        operation.abandon("no host could be reached")
-        raise _nobody_there(operation)
-    return unreached_hosts(operation.converge())
+        def work(writer: Writer) -> bool:
+            booked = _booked(writer, operation, self._ids)
+            lost = [row for row in booked if row["host_id"] in unreached]
+            homeless = self._homeless(writer, lost) + self._clean(writer, cleared)
+            rows = [writer.get("servers", id_) for id_ in homeless]
+            spent = [row["id"] for row in rows if row["build_attempts"] >= self._most]
+            going = [id_ for id_ in homeless if id_ not in spent]
+            left = booking.place_again(self._context, writer, going, self._bad, operation.id)
+            if spent + left and len(spent + left) == len(booked) and not cleared:
+                _unbook(writer, spent + left)
+                self._undo(writer)
+                return True
+            for id_ in spent + left:
+                _fail_homeless(writer, operation, id_, self._most if id_ in spent else 0)
+            return False
+
+        if operation.transact(work):
+            operation.abandon("no host could be reached")
+            raise _nobody_there(operation)
+        self._serial = operation.serial
+        return operation.converge()
+
+    def _homeless(self, writer: Writer, servers: Sequence[Row]) -> list[str]:
+        """Those whose host was told by nobody. Moving the others would make them twice: their host
+        is asked again."""
+        homeless = []
+        for server in servers:
+            if self._operation.is_known_to(writer, server["host_id"], self._serial):
+                self._operation.go_back_to(server["host_id"])
+                writer.change.servers.add(server["id"])
+            elif server["vm_state"] == "building":
+                homeless.append(server["id"])
+        return homeless
+
+    def _clean(self, writer: Writer, cleared: Mapping[str, Exchange]) -> list[str]:
+        """Those of which nothing runs where they failed; the others fail here and now."""
+        clean = []
+        for id_, exchange in cleared.items():
+            waiting = writer.value(
+                "SELECT count(*) FROM tombstones WHERE kind = 'domain' AND id = ? "
+                "AND acknowledged_at IS NULL",
+                id_,
+            )
+            if not waiting or self._never_begun(id_, exchange):
+                clean.append(id_)
+                continue
+            server = writer.get("servers", id_)
+            message = (
+                f"{_told(server)}. Host {exchange.host_name} did not confirm that nothing of it "
+                "is left there, so no other host was asked to build it."
+            )
+            fail_build(writer, server, exchange.host_name, message, self._operation.id)
+        return clean
+
+    def _never_begun(self, server_id: str, exchange: Exchange) -> bool:
+        """Whether a host, which was first told of a server in this exchange, did not even begin to
+        make its domain (its libvirt is down, its disk could not be made)."""
+        return exchange.sent_before < self._serial and server_id not in exchange.begun
 
 
-def _booked(writer: Writer, operation: Operation, ids: Sequence[str]) -> list[Row]:
+def _booked(reader: Reader, operation: Operation, ids: Sequence[str]) -> list[Row]:
     """Servers that this operation books; others that it returns were there before it."""
-    rows = (writer.get("servers", id_) for id_ in ids)
+    rows = (reader.get("servers", id_) for id_ in ids)
     return [row for row in rows if row["operation_id"] == operation.id]
 
 
-def _homeless(writer: Writer, operation: Operation, servers: Sequence[Row]) -> list[str]:
-    """Those whose host was told by nobody. Moving the others would make them twice: their host
-    is asked again."""
-    homeless = []
-    for server in servers:
-        if operation.is_known_to(writer, server["host_id"]):
-            operation.go_back_to(server["host_id"])
-            writer.change.servers.add(server["id"])
-        elif server["vm_state"] == "building":
-            homeless.append(server["id"])
-    return homeless
+def _told(server: Row) -> str:
+    """The fault that a server has, without a full stop."""
+    return str(json.loads(server["fault_json"] or "{}").get("message", "")).rstrip(".")
+
+
+def _add_to_fault(writer: Writer, server: Row, words: str) -> None:
+    fault = json.loads(server["fault_json"] or "{}")
+    fault["message"] = f"{_told(server)}. {words}"
+    writer.update("servers", server["id"], fault_json=json.dumps(fault))
 
 
 def _unbook(writer: Writer, ids: Sequence[str]) -> None:
@@ -139,14 +258,16 @@ def _nobody_there(operation: Operation) -> StackctlError:
     return HostUnreachable(message, hint="stackctl host-list")
 
 
-def _fail_homeless(writer: Writer, operation: Operation, server_id: str, give_up: bool) -> None:
+def _fail_homeless(writer: Writer, operation: Operation, server_id: str, attempts: int) -> None:
+    """``attempts``: to how many hosts it was given; 0 when no host has room for it."""
     server = writer.get("servers", server_id)
-    exchange = operation.exchanges.get(server["host_id"])
-    why = exchange.error.message if exchange and exchange.error else ""
+    exchange = operation.exchanges.get(server["host_id"] or "")
+    why = exchange.error.message if exchange and exchange.error else f"{_told(server)}."
     host = exchange.host_name if exchange else ""
     rest = "No other host has room for it"
-    if give_up:
-        rest = f"It was given to {PLACEMENT_ATTEMPTS} hosts, none of which could be reached"
+    if attempts:
+        words = "Exceeded maximum number of retries: it was given to"
+        rest = f"{words} {attempts} hosts, none of which could be reached"
     message = f"{why} {rest} (stackctl explain {server['name']})."
     fail_build(writer, server, host, message, operation.id)
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from stackctl.compute.placing import needs
 from stackctl.compute.types import Server
 from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import NotFound
@@ -63,7 +64,7 @@ def explain(context: Context, word: str) -> Explanation:
         server=server,
         placed_at=decision["at"],
         chosen=plain["host"],
-        needs=_needs(plain["request"]),
+        needs=needs(plain["request"]),
         hosts=tuple(_verdict(item, plain["host_id"]) for item in plain["verdicts"]),
         events=tuple(reversed(events)),
         next_command=_next_command(server, plain),
@@ -92,15 +93,6 @@ def _decision(context: Context, reader: Reader, word: str, server: Row | None) -
         context.project_id,
         *[word] * 4,
     )
-
-
-def _needs(request: dict[str, Any]) -> str:
-    parts = [f"{request['vcpus']} vcpus", f"{request['ram_mb']} MB RAM", f"{request['disk_gb']} GB"]
-    if request["physical_networks"]:
-        parts.append(f"physical networks {', '.join(request['physical_networks'])}")
-    if request["needs_tunnels"]:
-        parts.append("tunnels")
-    return ", ".join(parts)
 
 
 def _verdict(item: dict[str, Any], chosen_id: str | None) -> HostVerdict:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from stackctl.compute.hints import Hints, read_hints
+from stackctl.compute.scheduling.policy import Policy, policy_of
 from stackctl.compute.types import GIB, BootRequest, Nic
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity.context import Context, find_own
@@ -27,6 +29,8 @@ class Resolved:
     ports: tuple[Row | None, ...]
     public_keys: tuple[tuple[str, str], ...]
     disk_gb: int
+    policy: Policy
+    hints: Hints
     group_ids: tuple[str, ...] | None = None
 
 
@@ -54,8 +58,8 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         else visible_network(context, reader, nic.network or "")
         for nic, port in zip(nics, ports, strict=True)
     )
-    disk_gb = _root_disk_gb(image, flavor)
-    groups = request.security_groups
+    disk_gb = root_disk_gb(image, flavor)
+    groups, policy = request.security_groups, policy_of(context.cloud.config["scheduler"])
     return Resolved(
         replace(request, nics=nics),
         image,
@@ -64,6 +68,8 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         ports,
         tuple(keys),
         disk_gb,
+        policy,
+        read_hints(context, reader, request.hints, policy),
         None if groups is None else tuple(own_groups(context, reader, groups)),
     )
 
@@ -101,7 +107,7 @@ def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
     return find_own(context, reader, "ports", nic.port, noun="port")
 
 
-def _root_disk_gb(image: Row, flavor: Row) -> int:
+def root_disk_gb(image: Row, flavor: Row) -> int:
     """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
     if image["status"] != "active":
         raise Conflict(f"Image {image['name']} is not active.")

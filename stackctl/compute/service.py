@@ -11,6 +11,7 @@ from stackctl.compute.elsewhere import carry_out, unreached_hosts
 from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
 from stackctl.compute.views import first_result, read_servers, server_row
+from stackctl.errors import Conflict
 from stackctl.identity.context import Context
 from stackctl.network.allocation import leave_server
 from stackctl.operation import Done, Operation, begin
@@ -71,17 +72,7 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
     )
     for port_id in ports:
         leave_server(writer, port_id)
-    disks = writer.all(
-        "SELECT * FROM disks WHERE server_id = ? AND deleted_at IS NULL", server["id"]
-    )
-    for kind, id_ in [("domain", server["id"])] + [("disk", disk["id"]) for disk in disks]:
-        _bury(writer, kind, id_, server)
-    writer.run(
-        "UPDATE disks SET state = 'deleted', deleted_at = ? "
-        "WHERE server_id = ? AND deleted_at IS NULL",
-        now(),
-        server["id"],
-    )
+    booking.bury_all(writer, server)
     writer.update(
         "servers",
         server["id"],
@@ -123,6 +114,12 @@ def change_power(context: Context, action: str, words: Sequence[str]) -> Done[li
 
 
 def _command(context: Context, writer: Writer, operation_id: str, action: str, server: Row) -> None:
+    if server["host_id"] is None:
+        raise Conflict(
+            f"Cannot '{action}' instance {server['name']}: it is on no host, because none could "
+            "build it.",
+            hint=f"stackctl delete {server['name']}",
+        )
     transition = lifecycle.require(server, action)
     writer.update(
         "servers",
@@ -158,22 +155,6 @@ def _take_back(operation: Operation, servers: Sequence[Row]) -> None:
             )
             words = "taken back: its host was not reached"
             _note(operation.context, writer, operation.id, operation.kind, server, words)
-
-
-def _bury(writer: Writer, kind: str, id_: str, server: Row) -> None:
-    if server["host_id"] is None:
-        return
-    writer.insert(
-        "tombstones",
-        {
-            "kind": kind,
-            "id": id_,
-            "host_id": server["host_id"],
-            "server_id": server["id"],
-            "created_serial": writer.serial,
-            "created_at": now(),
-        },
-    )
 
 
 def _note(

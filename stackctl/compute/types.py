@@ -34,6 +34,7 @@ class BootRequest:
     ``naming``: with a count above one, names are NAME-1.. (index, today's Nova) or NAME-UUID
     (uuid, as on the slides). ``first_index`` begins the count elsewhere than at 1.
     ``security_groups`` (None: the default one) are for the NICs made here, not for given ports.
+    ``hints`` are Nova's scheduler hints: group, different_host, same_host, query ...
     """
 
     name: str
@@ -53,6 +54,7 @@ class BootRequest:
     public_keys: tuple[tuple[str, str], ...] = ()
     cluster_id: str | None = None
     security_groups: tuple[str, ...] | None = None
+    hints: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def _forget(writer: Writer, row: Row) -> None:
     writer.change.networks |= set(writer.column(networks, row["id"]))
     writer.run("DELETE FROM host_networks WHERE host_id = ?", row["id"])
     writer.run("DELETE FROM bindings WHERE host_id = ?", row["id"])
+    writer.run("DELETE FROM aggregate_hosts WHERE host_id = ?", row["id"])
     writer.run(
         "UPDATE tombstones SET acknowledged_at = ? WHERE host_id = ? AND acknowledged_at IS NULL",
         now(),

@@ -10,6 +10,7 @@ from stackctl.errors import Conflict, HostUnreachable, NotFound, StackctlError, 
 from stackctl.fleet import for_each, target_of
 from stackctl.fleet.pins import pin_line
 from stackctl.hosts import checks
+from stackctl.hosts.aggregates import own_zone
 from stackctl.hosts.facts import capacity, declared_values, missing_engines
 from stackctl.hosts.joining import mappings_json
 from stackctl.hosts.types import Declared, Host, HostChanges
@@ -123,7 +124,7 @@ def _names(writer: Writer, row: Row, changes: HostChanges) -> Row:
         if writer.one(taken, changes.name, row["id"]):
             raise Conflict(f"There is already a host '{changes.name}'. Nothing was changed.")
     if changes.zone is not None:
-        values["zone"] = checks.host_name(changes.zone)
+        values["zone"] = own_zone(writer, row, checks.host_name(changes.zone))
     return values
 
 

@@ -22,12 +22,14 @@ class Watch:
     """Where a service tells what goes on meanwhile.
 
     ``progress(what, done, total)`` during anything long (bytes or items; total 0: unknown);
-    ``trace(step, host, resource, seconds)`` for every step; ``warn(text)`` for the operator.
+    ``trace(step, host, resource, seconds)`` for every step; ``warn(text)`` for the operator;
+    ``decided(decision)`` whenever the scheduler found a server its host, or none.
     """
 
     progress: Callable[[str, int, int], None] = ignore
     trace: Callable[[str, str, str, float], None] = ignore
     warn: Callable[[str], None] = ignore
+    decided: Callable[[Any], None] = ignore
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ DEFAULTS = {
     "instances": 10,
     "cores": 20,
     "ram_mb": 51200,
+    "server_groups": 10,
+    "server_group_members": 10,
     "networks": 100,
     "subnets": 100,
     "ports": 500,
@@ -26,6 +28,7 @@ _USED = {
     "instances": f"SELECT count(*) FROM servers {_LIVE}",
     "cores": f"SELECT ifnull(sum(vcpus), 0) FROM servers {_LIVE}",
     "ram_mb": f"SELECT ifnull(sum(ram_mb), 0) FROM servers {_LIVE}",
+    "server_groups": f"SELECT count(*) FROM server_groups {_LIVE}",
     "networks": f"SELECT count(*) FROM networks {_LIVE}",
     "subnets": f"SELECT count(*) FROM subnets {_LIVE}",
     "ports": f"SELECT count(*) FROM ports {_LIVE}",
@@ -49,12 +52,17 @@ def used(reader: Reader, project_id: str, resource: str) -> int:
     return int(reader.value(_USED[resource], project_id))
 
 
-def require(reader: Reader, project_id: str, resource: str, amount: int) -> None:
-    """Refuse when ``amount`` more would be over the project's quota."""
+def require(
+    reader: Reader, project_id: str, resource: str, amount: int, have: int | None = None
+) -> None:
+    """Refuse when ``amount`` more would be over the project's quota.
+
+    ``have``: how much there is already, where it is counted in each of several things.
+    """
     limit = maximum(reader, project_id, resource)
     if limit == UNLIMITED:
         return
-    have = used(reader, project_id, resource)
+    have = used(reader, project_id, resource) if have is None else have
     if have + amount > limit:
         raise QuotaExceeded(
             f"Quota exceeded for {resource}: Requested {amount}, but already used {have} of "

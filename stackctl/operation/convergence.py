@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.spec import HostSpec, Image
 from stackctl import killpoint
@@ -166,7 +166,7 @@ def _with_tries(
         exchange.error = None
         exchange.failures.clear()
         try:
-            with _session(context, host, opening, brief, sessions, spread) as session:
+            with _session(context, host, opening, brief, sessions, spread, exchange) as session:
                 body(session, exchange)
         except StackctlError as error:
             exchange.error = error
@@ -185,6 +185,7 @@ def _session(
     brief: bool,
     sessions: OpenSessions | None,
     spread: Spreading | None = None,
+    exchange: Exchange | None = None,
 ) -> Iterator[Session]:
     from stackctl.fleet.session import open_session
     from stackctl.fleet.target import target_of
@@ -197,6 +198,7 @@ def _session(
             opening,
             open_image=lambda sha256: one.open_image(context, sha256),
             progress=context.watch.progress,
+            on_step=_remembered_by(exchange),
             peer=part.peer,
         )
         part.arrived(session.hello.lacking)
@@ -210,6 +212,16 @@ def _session(
             if sessions is not None:
                 sessions.discard(session)
             session.close()
+
+
+def _remembered_by(exchange: Exchange | None) -> Callable[[dict[str, Any]], None]:
+    """What keeps the domains that a host begins to change."""
+
+    def on_step(step: dict[str, Any]) -> None:
+        if exchange is not None and step.get("kind") == "domain":
+            exchange.begun.add(str(step.get("id")))
+
+    return on_step
 
 
 def _remember_error(context: Context, exchange: Exchange) -> None:

@@ -27,11 +27,17 @@ NOTHING_TO_DO = ("unchanged", "held", "busy")
 
 @dataclass
 class Exchange:
-    """What became of one exchange. ``sent`` tells whether the host got to know the spec."""
+    """What became of one exchange. ``sent`` tells whether the host got to know the spec.
+
+    ``sent_before``: the serial of what the host had been sent when it began; ``begun``: domains
+    that the host said it began to change.
+    """
 
     host_id: str
     host_name: str
     sent: bool = False
+    sent_before: int = 0
+    begun: set[str] = field(default_factory=set)
     peripheral: bool = False
     error: StackctlError | None = None
     failures: list[Failure] = field(default_factory=list)
@@ -48,7 +54,7 @@ def converge_host(
     context: Context, session: Session, exchange: Exchange, operation_id: str
 ) -> None:
     """Send the newest spec over an open session and write what comes back."""
-    host_spec = _issue(context, exchange.host_id, session.hello)
+    host_spec = _issue(context, exchange, session.hello)
     killpoint.reached("spec-issued")
     reporter = Reporter(exchange.host_id, exchange.host_name, operation_id, context.operator)
 
@@ -172,10 +178,12 @@ def mark_unreachable(context: Context, host_id: str, why: str) -> None:
         )
 
 
-def _issue(context: Context, host_id: str, hello: Hello) -> HostSpec:
+def _issue(context: Context, exchange: Exchange, hello: Hello) -> HostSpec:
     """Read the newest snapshot for a host whose lock we hold, and remember what it is sent."""
+    host_id = exchange.host_id
     with write(context.cloud) as writer:
         host = writer.get("hosts", host_id)
+        exchange.sent_before = host["sent_serial"]
         _refuse_if_ahead(host, hello)
         host_spec = build_spec(load_snapshot(writer, host_id), writer.serial, writer.nonce)
         writer.update(

@@ -116,6 +116,7 @@ class Reporter:
             values |= {"fault_json": None, "held": 0}
         if server["launched_at"] is None and vm_state == "active":
             values["launched_at"] = now()
+            writer.update("hosts", self.host_id, build_failures=0)
         if any(server[name] != value for name, value in values.items()):
             self._note(writer, server, "info", _sentence(server, vm_state, report), report.seconds)
         writer.update("servers", server["id"], **values, observed_at=now())
@@ -129,6 +130,13 @@ class Reporter:
         self.failures.append(failure)
         # What never ran is left alone until somebody names it; what did is mended like the rest.
         held = int(server["launched_at"] is None)
+        if server["vm_state"] == "building":
+            writer.run(
+                "UPDATE hosts SET build_failures = build_failures + 1, build_failed_at = ? "
+                "WHERE id = ?",
+                now(),
+                self.host_id,
+            )
         values: Row = {"vm_state": "error", "task_state": None, "held": held}
         if server["vm_state"] != "error" or _told(server) != fault.message:
             values["fault_json"] = self._fault_json(fault)

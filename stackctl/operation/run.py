@@ -113,13 +113,15 @@ class Operation:
         """Ask a host again after all."""
         self._worked_around.discard(host_id)
 
-    def is_known_to(self, reader: Reader, host_id: str) -> bool:
-        """Whether a host was sent what this operation wrote, by whichever command.
+    def is_known_to(self, reader: Reader, host_id: str, serial: int | None = None) -> bool:
+        """Whether a host was sent what this operation wrote (last, or at an earlier ``serial``), by
+        whichever command.
 
         A spec is always read from the newest rows: a stranger's command that reaches the host
         takes along what this one could not deliver.
         """
-        return bool(reader.get("hosts", host_id)["sent_serial"] >= self.serial)
+        wanted = self.serial if serial is None else serial
+        return bool(reader.get("hosts", host_id)["sent_serial"] >= wanted)
 
     def abandon(self, why: str) -> None:
         """End an operation whose rows were taken back."""
@@ -160,7 +162,8 @@ class Operation:
         failures = []
         with_servers = self._hosts_of_servers()
         for exchange in self.exchanges.values():
-            failures += [item for item in exchange.failures if self._concerns(item)]
+            ours = [item for item in exchange.failures if self._concerns(item)]
+            failures += self._without_remains(exchange, ours)
             # What a lost host means for servers is said server by server.
             if exchange.error is None or exchange.host_id in with_servers:
                 continue
@@ -175,6 +178,23 @@ class Operation:
             kind = PartlyDone
         name = exchange.host_name
         return Failure("host", exchange.host_id, name, name, error.message, kind, error.hint)
+
+    def _without_remains(self, exchange: Exchange, failures: list[Failure]) -> list[Failure]:
+        """The failures without those to remove what is left of a server that is elsewhere now."""
+        with read(self.context.cloud) as reader:
+            rows = [reader.get("servers", id_) for id_ in self.change.servers]
+        gone = {
+            row["id"]
+            for row in rows
+            if row["deleted_at"] is None and row["host_id"] != exchange.host_id
+        }
+        left = [item for item in failures if item.id in gone and item.kind in ("domain", "disk")]
+        for name in sorted({item.name for item in left}):
+            self.context.watch.warn(
+                f"What host {exchange.host_name} made of {name} goes when it is converged: "
+                f"{next(item.message for item in left if item.name == name)}."
+            )
+        return [item for item in failures if item not in left]
 
     def _concerns(self, failure: Failure) -> bool:
         """Whether a failure on a host belongs to what this operation changed.

@@ -32,6 +32,8 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "default_store": "local",
     # Another list of the distributions' images than the one that comes along; a file.
     "image_catalogue": None,
+    # Filters, their limits and the multipliers of weighers: docs/guide/placing.md.
+    "scheduler": {},
     "connect_timeout_s": 10,
     "peripheral_connect_timeout_s": 3,
 }

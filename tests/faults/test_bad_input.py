@@ -127,6 +127,18 @@ def test_a_full_disk_on_a_host(fleet: Fleet, folder: str) -> None:
     fleet.check_at_rest()
 
 
+@pytest.mark.parametrize("folder", ["disks", "drives"])
+def test_what_a_full_host_cannot_build_another_one_does(fleet: Fleet, folder: str) -> None:
+    with full_disk(fleet, "host2", folder):
+        fleet.boot("a", "--count", "2")
+        assert {row["Host"] for row in fleet.servers().values()} == {"host1"}
+        assert fleet.world("host2")["domains"] == []
+        assert any(words in fleet.run("events", "--errors").out for words in NO_SPACE)
+    fleet.boot("b", "--host", "host2")  # what builds again is no last resort
+    assert set(fleet.statuses().values()) == {"ACTIVE"}
+    fleet.check_at_rest()
+
+
 def test_a_full_disk_for_a_new_image_on_a_host(fleet: Fleet, tmp_path: Path) -> None:
     image = tmp_path / "new.raw"
     image.write_bytes(b"new".ljust(1024 * 1024, b"\0"))

@@ -38,6 +38,7 @@ def test_guides_that_share_a_lab(tmp_path, clouds):
             "security-groups",
             "seeing",
             "servers",
+            "placing",
             "clusters",
             "recovery",
             "scripting",

@@ -30,7 +30,9 @@ def test_refused(pair):
         pair.boot("vm", zone="moon")
     told = explain(pair.context, "vm")
     assert (told.server, told.chosen) == (None, "")
-    assert {item.verdict for item in told.hosts} == {"HostHintFilter: is in zone nova, not moon"}
+    assert {item.verdict for item in told.hosts} == {
+        "AvailabilityZoneFilter: is in zone nova, not moon"
+    }
     assert "No valid host" in told.events[0]["message"]
     assert "host-list" in told.next_command
 

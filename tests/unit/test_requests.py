@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from stackctl.compute import service
-from stackctl.errors import Conflict, HostUnreachable, PartlyDone
+from stackctl.errors import Conflict, HostUnreachable, ResourceFailed
 from stackctl.network.networks import NewNetwork, create_network
 from stackctl.operation import run
 from stackctl.state import write
@@ -42,9 +42,10 @@ def test_contents_are_arguments_too(pair, change):
 
 
 def test_what_failed_the_first_time_fails_again(pair):
-    pair.trouble("h1", fail={"disk": "no space"})
+    for name in ("h1", "h2"):
+        pair.trouble(name, fail={"disk": "no space"})
     for _ in range(2):
-        with pytest.raises(PartlyDone, match="no space"):
+        with pytest.raises(ResourceFailed, match="no space"):
             boot(pair).check()
 
 

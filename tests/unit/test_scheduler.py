@@ -32,7 +32,7 @@ def refusal(candidate, **more):
         ({"enabled": False}, {}, "ComputeFilter", "is disabled"),
         ({"enabled": False, "disabled_reason": "x"}, {}, "ComputeFilter", "is disabled: x"),
         ({}, {"host": "other"}, "HostHintFilter", "is not the host asked for"),
-        ({"zone": "a"}, {"zone": "b"}, "HostHintFilter", "is in zone a, not b"),
+        ({"zone": "a"}, {"zone": "b"}, "AvailabilityZoneFilter", "is in zone a, not b"),
         (
             {},
             {"physical_networks": frozenset({"p2", "p1"})},
