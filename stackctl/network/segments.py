@@ -80,12 +80,25 @@ def take_segment(reader: Reader, config: dict[str, Any], wanted: Segment) -> Seg
 
 def id_range(config: dict[str, Any], kind: str, physical: str | None) -> tuple[int, int]:
     """First and last segmentation id that the cloud's configuration allows."""
+    setting, pair = f"{kind}_range", config.get(f"{kind}_range")
     if kind == "vlan":
-        pair = config["vlan_ranges"].get(physical, config["default_vlan_range"])
-    else:
-        pair = config[f"{kind}_range"]
-    first, last = pair
-    return int(first), int(last)
+        setting, pair = "default_vlan_range", config["default_vlan_range"]
+        ranges = config["vlan_ranges"]
+        if isinstance(ranges, dict) and physical in ranges:
+            setting, pair = f"vlan_ranges: {physical}", ranges[physical]
+    return _checked_range(setting, pair, _LARGEST_ID[kind])
+
+
+def _checked_range(setting: str, pair: object, largest: int) -> tuple[int, int]:
+    """What config.yaml says of ids; UsageError when it is no range of them."""
+    if isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair):
+        first, last = pair
+        if 1 <= first <= last <= largest:
+            return first, last
+    raise UsageError(
+        f"config.yaml of this cloud has {setting}: {pair}; it must be two ids from 1 to {largest}, "
+        "such as [100, 199]."
+    )
 
 
 def mtu_for(config: dict[str, Any], kind: str, wanted: int | None) -> int:

@@ -137,6 +137,18 @@ class TestCreateNetwork:
         with pytest.raises(Conflict, match="The tunnel ID 9 is in use"):
             network(context, "g", segmentation_id=9)
 
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"vlan_ranges": "{p: 100-199}"},
+            {"vlan_ranges": "{p: [5, 4]}"},
+            {"vlan_ranges": "[1]", "default_vlan_range": "[0, 4095]"},
+        ],
+    )
+    def test_a_range_that_is_none_is_told_and_not_a_bug(self, context, settings):
+        with pytest.raises(UsageError, match=r"two ids from 1 to 4094, such as \[100, 199\]"):
+            network(configured(context, **settings), "n", type="vlan", physical_network="p")
+
     def test_ranges_of_the_configuration(self, context):
         ranges = {"vlan_ranges": "{p: [100, 101]}", "vxlan_range": "[5, 5]"}
         context = configured(context, **ranges)
