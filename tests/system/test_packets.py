@@ -70,9 +70,9 @@ def put_up(host: NetHost) -> Stage:
         ("dhcp2", net.uid("subn", 2), net.uid("dhcp", 2)),
     ):
         stage.places[name] = (topology.dhcp_netns(subnet), topology.tap_name(port_id))
-    router = topology.interface_name(packets.ROUTER.id)
-    host.ok("ip", "link", "set", router, "up")
-    stage.places.update(router=("", router), wire=("", "far1"))
+    router = topology.router_netns(net.uid("rout", 1))
+    stage.places["router"] = (router, topology.interface_name(packets.ROUTER.id))
+    stage.places["wire"] = ("", "far1")
     return stage
 
 
