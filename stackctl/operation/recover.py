@@ -44,9 +44,9 @@ def settle_interrupted(context: Context) -> None:
         if not interrupted(reader):
             return
     with write(context.cloud) as writer:
-        for row in interrupted(writer):
-            if not _behind(writer, row):
-                _recover_one(writer, row, {}, "finished by a later command")
+        ready = [row for row in interrupted(writer) if not _behind(writer, row)]
+        settled = [_recover_one(writer, row, {}, "finished by a later command") for row in ready]
+    _second_halves(context, settled)
 
 
 def recover(context: Context) -> list[Recovered]:
@@ -56,10 +56,17 @@ def recover(context: Context) -> list[Recovered]:
     """
     with read(context.cloud) as reader:
         dead = interrupted(reader)
-    settled = {item.id: item for item in _roll_forward(context, dead)}
+    settled = _roll_forward(context, dead)
+    ended = {item.id: item for item in _second_halves(context, settled)}
+    return [ended.get(item.id, item) for item in settled]
+
+
+def _second_halves(context: Context, settled: Sequence[Recovered]) -> list[Recovered]:
+    """Roll on what has only now begun its second phase: its hosts know nothing of it yet."""
+    found = {item.id: item for item in settled}
     with read(context.cloud) as reader:
-        halfway = [row for row in interrupted(reader) if settled.get(row["id"]) == _halfway(row)]
-    return list((settled | {item.id: item for item in _roll_forward(context, halfway)}).values())
+        halfway = [row for row in interrupted(reader) if found.get(row["id"]) == _halfway(row)]
+    return _roll_forward(context, halfway)
 
 
 def _roll_forward(context: Context, dead: Sequence[Row]) -> list[Recovered]:

@@ -35,7 +35,7 @@ from stackctl.network.service import (
     SubnetChange,
 )
 from stackctl.operation import Operation, recover
-from stackctl.operation.keep import list_events
+from stackctl.operation.keep import converge_hosts, list_events
 from stackctl.operation.reports import Reporter
 from stackctl.state import new_id, now, read, write
 
@@ -675,6 +675,23 @@ class TestMove:
         assert outcomes == ["done"]
         assert town.fleet.routers() == {router.id: "h2"}
         assert shown(town).status == "ACTIVE"
+
+    def test_a_dead_command_in_its_first_phase_is_finished_by_the_next_convergence(
+        self, town, monkeypatch
+    ):
+        router = routed(town)
+
+        def die(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Operation, "converge", die)
+            service.move_router(town.context, "r", "h2")
+        assert town.fleet.routers() == {router.id: "h1"}
+        converge_hosts(town.context, (), everything=True).check()
+        assert town.fleet.routers() == {router.id: "h2"}
+        assert shown(town).status == "ACTIVE"
+        assert town.column("SELECT name FROM hosts WHERE applied_serial < issued_serial") == []
 
     def test_a_dead_commands_old_host_is_waited_for(self, town, monkeypatch):
         router = routed(town)
