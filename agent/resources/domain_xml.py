@@ -12,7 +12,7 @@ from typing import Optional
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from agent.spec import digest
+from agent.spec import digest, to_plain
 
 COMPILER = 1
 """Raised when the XML made from the same inputs changes: domains are then redefined."""
@@ -21,7 +21,7 @@ Q35_COMPILER = 2
 """The same for q35 machines, whose definitions have spare slots since 2."""
 
 SPARE_SLOTS = 8
-"""NICs that can be plugged into a running q35 machine (pc has free slots by itself)."""
+"""NICs and volumes that can be plugged into a running q35 machine (pc has free slots by itself)."""
 
 OWN_SLOTS = 4
 """Slots for what every domain has beside disks and NICs: console, rng, balloon, SCSI."""
@@ -31,6 +31,8 @@ MARK_KEY = "stackctl"
 DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
 NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139")
 
+_TARGET = re.compile(r"[hsv]d[a-y]")
+_VOLUME_SERIAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 _CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CPU_MODES = ("host-model", "host-passthrough", "maximum")
@@ -56,6 +58,16 @@ class DiskInput:
     serial: str
     base_path: Optional[str] = None
     base_format: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class VolumeInput:
+    """A volume's file with its format, its serial (the whole id), and the name of its device."""
+
+    path: str
+    format: str
+    serial: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,7 @@ class DomainInput:
     drive: str
     console_log: str
     boot: Optional[BootInput] = None
+    volumes: tuple[VolumeInput, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,11 +128,12 @@ class Mark:
 @dataclass(frozen=True)
 class Described:
     """What the XML of an existing domain says: its mark (None: not ours), what is compared
-    beside the digest, its NICs, and what is reported."""
+    beside the digest, its NICs and volumes, and what is reported."""
 
     mark: Optional[Mark]
     essentials: tuple[str, ...]
     nics: tuple[NicInput, ...]
+    volumes: tuple[VolumeInput, ...]
     machine_type: str
     virt_type: str
     cpu: str
@@ -127,7 +141,11 @@ class Described:
 
 def input_digest(domain: DomainInput) -> str:
     """Names the inputs of a definition: equal digests, equal domains."""
-    return digest([Q35_COMPILER if _is_q35(domain) else COMPILER, domain])
+    inputs = to_plain(domain)
+    if not domain.volumes:
+        # Definitions from before there were volumes stay what they are.
+        del inputs["volumes"]
+    return digest([Q35_COMPILER if _is_q35(domain) else COMPILER, inputs])
 
 
 def compile_domain(domain: DomainInput, mark: Mark) -> str:
@@ -159,6 +177,13 @@ def nic_xml(nic: NicInput, model: str, offload: bool) -> str:
     return ElementTree.tostring(element, encoding="unicode")
 
 
+def volume_xml(volume: VolumeInput, bus: str) -> str:
+    """The XML of one volume, to plug it into a domain that runs."""
+    element = _volume(volume, bus)
+    _check_text(element)
+    return ElementTree.tostring(element, encoding="unicode")
+
+
 def mark_xml(mark: Mark) -> str:
     """The mark alone, as libvirt wants it when only metadata change (no prefix of ours)."""
     element = Element("server", _mark_attributes(mark))
@@ -175,6 +200,7 @@ def describe(xml: str) -> Described:
         mark=_read_mark(root.find(f"metadata/{{{MARK_URI}}}server")),
         essentials=_read_essentials(root),
         nics=tuple(_read_nic(nic) for nic in root.iterfind("devices/interface")),
+        volumes=_read_volumes(root),
         machine_type=os_type.get("machine", "") if os_type is not None else "",
         virt_type=root.get("type", ""),
         cpu="" if cpu is None else cpu.findtext("model", "") or cpu.get("mode", ""),
@@ -187,6 +213,18 @@ def nic_aliases(xml: str) -> dict[str, str]:
     return {_attribute(nic, "mac", "address"): _attribute(nic, "alias", "name") for nic in nics}
 
 
+def volume_aliases(xml: str) -> dict[str, str]:
+    """What qemu calls the volumes of a running domain, by their ids."""
+    disks = ElementTree.fromstring(xml).iterfind("devices/disk")
+    return {disk.findtext("serial", ""): _attribute(disk, "alias", "name") for disk in disks}
+
+
+def disk_paths(xml: str) -> tuple[str, ...]:
+    """The files that a domain has as disks."""
+    sources = ElementTree.fromstring(xml).iterfind("devices/disk/source")
+    return tuple(source.get("file", "") for source in sources)
+
+
 def essentials(domain: DomainInput) -> tuple[str, ...]:
     """What must be found in an existing domain beside the digest: edits by hand show here."""
     return (
@@ -195,6 +233,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
         f"{domain.ram_mb * 1024} KiB",
         domain.machine_type,
         *(disk.path for disk in domain.disks),
+        *(volume.path for volume in domain.volumes),
         domain.drive,
         *(f"{nic.mac} {nic.tap}" for nic in domain.nics),
     )
@@ -220,6 +259,21 @@ def _read_nic(nic: Element) -> NicInput:
         tap=_attribute(nic, "target", "dev"),
         mtu=int(mtu) if mtu.isdecimal() else 0,
     )
+
+
+def _read_volumes(root: Element) -> tuple[VolumeInput, ...]:
+    """What has a whole id as its serial; in the order of their devices, as they were given."""
+    found = [
+        VolumeInput(
+            path=_attribute(disk, "source", "file"),
+            format=_attribute(disk, "driver", "type"),
+            serial=disk.findtext("serial", ""),
+            target=_attribute(disk, "target", "dev"),
+        )
+        for disk in root.iterfind("devices/disk")
+    ]
+    volumes = (volume for volume in found if _VOLUME_SERIAL.fullmatch(volume.serial))
+    return tuple(sorted(volumes, key=lambda volume: volume.target))
 
 
 def _attribute(parent: Element, tag: str, name: str) -> str:
@@ -296,6 +350,8 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
     for index, disk in enumerate(domain.disks):
         devices.append(_disk(disk, f"{prefix}{_letters(index)}", domain.disk_bus))
+    for volume in domain.volumes:
+        devices.append(_volume(volume, domain.disk_bus))
     devices.append(_drive(domain))
     for nic in domain.nics:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
@@ -314,7 +370,8 @@ def _is_q35(domain: DomainInput) -> bool:
 def _add_slots(devices: Element, domain: DomainInput) -> None:
     """Nothing can be plugged into a running q35 machine but into a PCIe port that is free."""
     SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
-    for _ in range(len(domain.disks) + len(domain.nics) + OWN_SLOTS + SPARE_SLOTS):
+    devices_now = len(domain.disks) + len(domain.volumes) + len(domain.nics)
+    for _ in range(devices_now + OWN_SLOTS + SPARE_SLOTS):
         SubElement(devices, "controller", type="pci", model="pcie-root-port")
 
 
@@ -339,6 +396,12 @@ def _disk(disk: DiskInput, target: str, bus: str) -> Element:
     SubElement(element, "target", dev=target, bus=bus)
     SubElement(element, "serial").text = disk.serial
     return element
+
+
+def _volume(volume: VolumeInput, bus: str) -> Element:
+    if not _TARGET.fullmatch(volume.target) or volume.target[:2] != DISK_PREFIXES.get(bus):
+        raise UnsafeText(f"not a device of the bus {bus[:40]!r}: {volume.target[:40]!r}")
+    return _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
 
 
 def _drive(domain: DomainInput) -> Element:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.resources import (
+    attachment,
     bridge,
     dhcp,
     disk,
@@ -13,6 +14,7 @@ from agent.resources import (
     port,
     router,
     tunnel,
+    volume,
     zones,
 )
 from agent.resources.base import Kind
@@ -29,4 +31,12 @@ NETWORK_KINDS: tuple[Kind, ...] = (
 )
 """What a rebooted host gets back without a controller."""
 
-KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND, nic.KIND)
+KINDS: tuple[Kind, ...] = (
+    *NETWORK_KINDS,
+    image.KIND,
+    disk.KIND,
+    volume.KIND,
+    domain.KIND,
+    nic.KIND,
+    attachment.KIND,
+)

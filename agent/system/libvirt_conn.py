@@ -194,6 +194,15 @@ def unplug(domain_id: str, alias: str) -> None:
     _call(lambda: _domain(domain_id).detachDeviceAlias(alias, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
 
 
+def resize_disk(domain_id: str, path: str, size_bytes: int) -> None:
+    """Have a running domain's disk grow; its guest is told."""
+
+    def work() -> None:
+        _domain(domain_id).blockResize(path, size_bytes, _libvirt().VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+    _call(work)
+
+
 def live_xml(domain_id: str) -> str:
     """The XML of a domain as it runs (or would run)."""
     text: str = _call(lambda: _domain(domain_id).XMLDesc(0), QUERY_TIMEOUT_S)

@@ -28,6 +28,7 @@ PANELS = (
     "Servers",
     "Clusters",
     "Networks",
+    "Volumes",
     "Images and flavors",
     "Hosts",
     "Keeping order",
@@ -114,6 +115,14 @@ COMMANDS: dict[str, Entry] = {
     "topology": Entry("topology", "Draw networks, routers and servers", "Networks"),
     "reachability": Entry("reachability", "Show who can reach whom", "Networks"),
     "trace": Entry("trace", "Follow a packet from host to host", "Networks"),
+    "volume-create": Entry("volume", "Create a volume", "Volumes"),
+    "volume-list": Entry("volume", "List volumes", "Volumes"),
+    "volume-show": Entry("volume", "Show a volume", "Volumes"),
+    "volume-set": Entry("volume", "Change a volume", "Volumes"),
+    "volume-extend": Entry("volume", "Make a volume larger", "Volumes"),
+    "volume-delete": Entry("volume", "Delete volumes", "Volumes"),
+    "volume-attach": Entry("volume", "Give a server a volume", "Volumes"),
+    "volume-detach": Entry("volume", "Take a volume from a server", "Volumes"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-catalogue": Entry("image", "List the distributions' images", "Images and flavors"),
     "image-upload": Entry("image_content", "Give a queued image its content", "Images and flavors"),
@@ -198,6 +207,7 @@ NOUNS = {
     "server": "",
     "server group": "server-group-",
     "subnet": "subnet-",
+    "volume": "volume-",
     "what-if": "what-if-",
 }
 
@@ -251,9 +261,12 @@ SPELLINGS = {
     ("router-update",): "router-set",
     ("subnet-update",): "subnet-set",
     ("server", "add", "floating", "ip"): "add-floating-ip",
+    ("server", "add", "volume"): "volume-attach",
     ("server", "create"): "boot",
     ("server", "event", "list"): "events",
     ("server", "remove", "floating", "ip"): "remove-floating-ip",
+    ("server", "remove", "volume"): "volume-detach",
+    ("volume-update",): "volume-set",
 }
 
 

@@ -58,6 +58,7 @@ KEYPAIR = Name("keypairs", "key pair")
 HOST = Name("hosts", "host")
 SERVER_GROUP = Name("server_groups", "server group")
 AGGREGATE = Name("aggregates", "aggregate")
+VOLUME = Name("volumes", "volume")
 
 
 class LocalFile(click.ParamType[BinaryIO]):

@@ -42,6 +42,8 @@ TRANSITIONS = {
         Transition("resume", ("suspended",), "resuming", "resume"),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
+        Transition("attach-volume", ("active", "paused", "stopped")),
+        Transition("detach-volume", ("active", "paused", "stopped")),
     )
 }
 

@@ -37,6 +37,7 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         routers=tuple(_router(snapshot, row) for row in snapshot.routers),
         security_groups=tuple(_group(snapshot, row) for row in snapshot.groups.rows),
         members=tuple(_members(snapshot)),
+        volumes=tuple(_volume(row) for row in snapshot.volumes),
     )
 
 
@@ -275,6 +276,18 @@ def _disk(row: Row) -> spec.Disk:
     )
 
 
+def _volume(row: Row) -> spec.Volume:
+    built = bool(row["built"])
+    return spec.Volume(
+        id=row["id"],
+        version=row["version"],
+        format=row["format"],
+        size_bytes=row["size_gb"] << 30,
+        build=not built,
+        image_id=None if built else row["image_id"],
+    )
+
+
 def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
     disks = [disk for disk in snapshot.disks if disk["server_id"] == row["id"]]
     ports = [port for port in snapshot.ports if port["device_id"] == row["id"]]
@@ -294,7 +307,16 @@ def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
         kernel=_kernel(snapshot, row),
         held=bool(row["held"]),
         moving=bool(row["moving"]),
+        volumes=tuple(_attachments(snapshot, row)),
     )
+
+
+def _attachments(snapshot: HostSnapshot, server: Row) -> Iterable[spec.Attachment]:
+    """Its volumes, but those that it is to let go of."""
+    mine = [row for row in snapshot.volumes if row["server_id"] == server["id"]]
+    for row in sorted(mine, key=lambda row: row["device"]):
+        if row["status"] != "detaching":
+            yield spec.Attachment(row["id"], row["device"])
 
 
 def _guest(row: Row) -> spec.Guest:

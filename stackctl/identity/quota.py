@@ -7,7 +7,7 @@ from stackctl.state import Reader
 
 UNLIMITED = -1
 
-# Nova's and Neutron's defaults for a project that nobody configured.
+# Nova's, Neutron's and Cinder's defaults for a project that nobody configured.
 DEFAULTS = {
     "instances": 10,
     "cores": 20,
@@ -21,6 +21,8 @@ DEFAULTS = {
     "floating_ips": 50,
     "security_groups": 10,
     "security_group_rules": 100,
+    "volumes": 10,
+    "gigabytes": 1000,
 }
 
 _LIVE = "WHERE deleted_at IS NULL AND project_id = ?"
@@ -35,6 +37,8 @@ _USED = {
     "routers": f"SELECT count(*) FROM routers {_LIVE}",
     "floating_ips": f"SELECT count(*) FROM floating_ips {_LIVE}",
     "security_groups": f"SELECT count(*) FROM security_groups {_LIVE}",
+    "volumes": f"SELECT count(*) FROM volumes {_LIVE}",
+    "gigabytes": f"SELECT ifnull(sum(size_gb), 0) FROM volumes {_LIVE}",
     "security_group_rules": f"SELECT count(*) FROM security_group_rules {_LIVE}",
 }
 

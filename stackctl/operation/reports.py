@@ -13,6 +13,7 @@ from agent.spec import HostSpec
 from agent.wire import Fault, Report
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure
+from stackctl.operation.volume_reports import attachment_seen, volume_failed, volume_seen
 from stackctl.state import Row, Writer, now
 
 WELL = ("unchanged", "made", "changed")
@@ -30,7 +31,7 @@ VM_STATES = {
 # Nova has no word for a guest whose memory lies on disk: it is off.
 POWER_STATES = {"SAVED": "SHUTDOWN"}
 
-KEPT_KINDS = ("domain", "disk", "port", "router")
+KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment")
 
 
 def concerns_a_row(report: Report) -> bool:
@@ -55,7 +56,7 @@ class Reporter:
         for report in reports:
             if report.result == "failed":
                 self._told_failed.add((report.kind, report.id))
-            if report.result == "removed" and report.kind in ("domain", "disk"):
+            if report.result == "removed" and report.kind in ("domain", "disk", "volume"):
                 self._acknowledge(writer, report)
             elif report.kind == "domain":
                 self._server(writer, report)
@@ -65,6 +66,8 @@ class Reporter:
                 self._port(writer, report)
             elif report.kind == "router":
                 self._router(writer, report)
+            elif report.kind in ("volume", "attachment"):
+                self._volume(writer, report)
             elif report.result == "failed":
                 self._part_failed(writer, report)
 
@@ -219,6 +222,20 @@ class Reporter:
             router["id"],
             status,
         )
+
+    def _volume(self, writer: Writer, report: Report) -> None:
+        """Of an attachment the version is its server's: it is compared where it is used."""
+        name = writer.value("SELECT name FROM volumes WHERE id = ?", report.id)
+        if report.result == "failed":
+            self._failed(writer, report, report.id, str(name or ""))
+        if report.kind == "attachment":
+            attachment_seen(writer, report, self.host_id, self._fault_json(_fault(report)))
+            return
+        volume = self._row_here(writer, "volumes", report)
+        if volume is not None and report.result == "failed":
+            volume_failed(writer, volume, self._fault_json(_fault(report)))
+        elif volume is not None and report.result in WELL:
+            volume_seen(writer, volume, report)
 
     def _part_failed(self, writer: Writer, report: Report) -> None:
         """What fails for want of a part fails with the part's reason, not with "not tried"."""

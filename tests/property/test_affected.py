@@ -39,6 +39,7 @@ OWN = (
     "tombstones",
     "security_groups",
     "routers",
+    "volumes",
 )
 run = sys.modules["stackctl.operation.run"]
 
