@@ -306,8 +306,9 @@ class Disk:
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume's file on this host. Made only while ``build`` is set, of an image or
-    empty; its absence later is a fault. ``size_bytes`` may grow.
+    """A volume's file on this host. Made only while ``build`` is set, of an image, of
+    another volume here (``source_id``), or empty; its absence later is a fault. ``size_bytes`` may
+    grow. A snapshot is a volume that no server gets.
     """
 
     id: str
@@ -316,6 +317,7 @@ class Volume:
     size_bytes: int
     build: bool
     image_id: Optional[str] = None
+    source_id: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -303,11 +303,17 @@ class _Work:
             return self._fault(
                 "volume", volume.id, volume.version, f"volume {volume.id} is missing"
             )
+        if volume.source_id is not None and volume.source_id not in there:
+            return self._fault("volume", volume.id, volume.version, "there is nothing to copy")
         holder = self._state["plugged"].get(volume.id)
         facts = {"used_by": [holder] if holder else []}
         old = there.get(volume.id)
         grown = old is not None and old < volume.size_bytes
         result = "made" if old is None else "changed" if grown else "unchanged"
+        if volume.source_id is not None and old is None:
+            used = volume.source_id in self._state["plugged"]
+            facts |= {"taken": "2026-01-01T00:00:00Z"}
+            facts |= {"consistency": "crash-consistent" if used else "at-rest"}
         report = self._report("volume", volume.id, result, volume.version, facts)
         if report.result == result:
             there[volume.id] = volume.size_bytes

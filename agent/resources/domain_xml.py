@@ -184,6 +184,16 @@ def volume_xml(volume: VolumeInput, bus: str) -> str:
     return ElementTree.tostring(element, encoding="unicode")
 
 
+def backup_xml(target: str, path: str, disk_format: str) -> str:
+    """What libvirt is told to copy a running domain's disk to a new file, and no other disk."""
+    root = Element("domainbackup", mode="push")
+    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file", backup="yes")
+    SubElement(disk, "driver", type=disk_format)
+    SubElement(disk, "target", file=path)
+    _check_text(root)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
 def mark_xml(mark: Mark) -> str:
     """The mark alone, as libvirt wants it when only metadata change (no prefix of ours)."""
     element = Element("server", _mark_attributes(mark))
@@ -348,10 +358,8 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         _add_slots(devices, domain)
     if domain.disk_bus == "scsi":
         SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
-    for index, disk in enumerate(domain.disks):
-        devices.append(_disk(disk, f"{prefix}{_letters(index)}", domain.disk_bus))
-    for volume in domain.volumes:
-        devices.append(_volume(volume, domain.disk_bus))
+    for element in _disks(domain, prefix):
+        devices.append(element)
     devices.append(_drive(domain))
     for nic in domain.nics:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
@@ -361,6 +369,16 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
     rng = SubElement(devices, "rng", model="virtio")
     SubElement(rng, "backend", model="random").text = "/dev/urandom"
     SubElement(devices, "memballoon", model="virtio")
+
+
+def _disks(domain: DomainInput, prefix: str) -> list[Element]:
+    """Its disks and volumes in the order of their devices; the first one is booted from."""
+    first = int(any(volume.target.endswith("a") for volume in domain.volumes))
+    found = {volume.target: _volume(volume, domain.disk_bus) for volume in domain.volumes}
+    for index, disk in enumerate(domain.disks, start=first):
+        target = f"{prefix}{_letters(index)}"
+        found[target] = _disk(disk, target, domain.disk_bus)
+    return [found[target] for target in sorted(found)]
 
 
 def _is_q35(domain: DomainInput) -> bool:

@@ -1,8 +1,8 @@
 """Volumes: made once, while their row says ``build``; grown; removed by tombstone alone.
 
 A volume stands by itself: what it is made of is copied, so that neither an image nor another
-volume has to stay for it. Each report says which servers have it now (``used_by``): by that the
-controller knows that a guest has let go of one.
+volume has to stay for it. A snapshot is such a copy. Each report says which servers have it now
+(``used_by``): by that the controller knows that a guest has let go of one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent import images, inspection, killpoint, layout, store
 from agent.faults import StepFailed, fault_of
-from agent.resources import attachment, nic
+from agent.resources import attachment, nic, volume_copy
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_xml import disk_paths
 from agent.spec import HostSpec, Tombstone, Volume
@@ -108,25 +108,32 @@ class VolumeKind:
             fault = Fault(f"not tried: image {volume.image_id} failed")
             return replace(step, result="failed", fault=fault)
 
+        if volume.source_id is not None and (self.name, volume.source_id) in host.failed:
+            fault = Fault(f"not tried: volume {volume.source_id} failed")
+            return replace(step, result="failed", fault=fault)
+
+        # A guest's qemu makes one copy at a time.
+        together = volume.source_id is None
+
         def make() -> Facts:
-            build(host.data, spec, volume)
-            return {"used_by": []}
+            return {"used_by": [], **build(host, spec, volume)}
 
-        return replace(step, result="made", why="not built yet", apply=make, parallel=True)
+        return replace(step, result="made", why="not built yet", apply=make, parallel=together)
 
 
-def build(data: Path, spec: HostSpec, volume: Volume) -> None:
-    """Make the file of a volume, complete or not at all."""
-    files.make_folder(layout.volumes(data), 0o711)
-    path = layout.volume(data, volume.id, volume.format)
+def build(host: Host, spec: HostSpec, volume: Volume) -> Facts:
+    """Make the file of a volume, complete or not at all; what is to be said of its content."""
+    files.make_folder(layout.volumes(host.data), 0o711)
+    path = layout.volume(host.data, volume.id, volume.format)
     part = ImageFile(_with_part(path)[1], volume.format)
     part.path.unlink(missing_ok=True)
     try:
-        _fill(data, spec, volume, part)
+        facts = _fill(host, spec, volume, part)
         part.path.chmod(0o600)
         files.sync_path(part.path)
         killpoint.reached(f"volume {volume.id} written")
         files.publish(part.path, path)
+        return facts
     finally:
         part.path.unlink(missing_ok=True)
 
@@ -140,14 +147,28 @@ def grow(path: Path, volume: Volume, users: list[str]) -> None:
     killpoint.reached(f"volume {volume.id} grown")
 
 
-def _fill(data: Path, spec: HostSpec, volume: Volume, part: ImageFile) -> None:
-    if volume.image_id is None:
+def _fill(host: Host, spec: HostSpec, volume: Volume, part: ImageFile) -> Facts:
+    facts: Facts = {}
+    if volume.source_id is not None:
+        source = _source(host.data, spec, volume)
+        host.seen.pop(nic.RUNNING, None)
+        facts = volume_copy.copy(source, part, _users(host, spec, source.path))
+    elif volume.image_id is not None:
+        qemu_img.copy(_image(host.data, spec, volume), part)
+    else:
         qemu_img.create(part, volume.size_bytes)
-        return
-    base = _image(data, spec, volume)
-    qemu_img.copy(base, part)
     if inspection.virtual_size_bytes(part.path, part.format) < volume.size_bytes:
         qemu_img.resize(part, volume.size_bytes)
+    return facts
+
+
+def _source(data: Path, spec: HostSpec, volume: Volume) -> ImageFile:
+    found = next((each for each in spec.volumes if each.id == volume.source_id), None)
+    if found is None:
+        raise StepFailed(
+            f"volume {volume.id} needs volume {volume.source_id}, which the spec does not have"
+        )
+    return ImageFile(layout.volume(data, found.id, found.format), found.format)
 
 
 def _image(data: Path, spec: HostSpec, volume: Volume) -> ImageFile:

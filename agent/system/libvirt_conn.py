@@ -7,6 +7,7 @@ is left behind when it takes too long.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
@@ -201,6 +202,73 @@ def resize_disk(domain_id: str, path: str, size_bytes: int) -> None:
         _domain(domain_id).blockResize(path, size_bytes, _libvirt().VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
     _call(work)
+
+
+def backup_begin(domain_id: str, xml: str) -> None:
+    """Begin to copy disks of a running domain as they are at this moment; does not wait.
+
+    What an earlier agent began and did not see to its end is broken off.
+    """
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        _end_backup(domain)
+        domain.backupBegin(xml, None, 0)
+
+    _call(work)
+
+
+def _end_backup(domain: Any) -> None:
+    module = _libvirt()
+    deadline = time.monotonic() + QUERY_TIMEOUT_S
+    asked = False
+    while domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+        operation = domain.jobStats().get("operation", module.VIR_DOMAIN_JOB_OPERATION_BACKUP)
+        if operation != module.VIR_DOMAIN_JOB_OPERATION_BACKUP or time.monotonic() > deadline:
+            raise LibvirtError("libvirt is at work on the domain with something else")
+        if not asked:
+            domain.abortJob()
+            asked = True
+        time.sleep(0.1)
+
+
+def backup_runs(domain_id: str) -> bool:
+    """Whether a copy is still under way; LibvirtError when it ended badly."""
+
+    def work() -> bool:
+        module = _libvirt()
+        domain = _domain(domain_id)
+        if domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+            return True
+        ended = domain.jobStats(module.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        if not ended.get("success", ended.get("type") == module.VIR_DOMAIN_JOB_COMPLETED):
+            raise LibvirtError(ended.get("errmsg") or "the copy of the disk was broken off")
+        return False
+
+    return _call(work, QUERY_TIMEOUT_S)
+
+
+def backup_abort(domain_id: str) -> None:
+    """Break a copy off."""
+    _call(lambda: _domain(domain_id).abortJob())
+
+
+def freeze(domain_id: str) -> bool:
+    """Have the guest's agent bring its file systems to rest; False where there is none."""
+
+    def work() -> bool:
+        try:
+            _domain(domain_id).fsFreeze()
+        except _libvirt().libvirtError:
+            return False
+        return True
+
+    return _call(work)
+
+
+def thaw(domain_id: str) -> None:
+    """Let the file systems go on."""
+    _call(lambda: _domain(domain_id).fsThaw())
 
 
 def live_xml(domain_id: str) -> str:

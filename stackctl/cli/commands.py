@@ -123,6 +123,10 @@ COMMANDS: dict[str, Entry] = {
     "volume-delete": Entry("volume", "Delete volumes", "Volumes"),
     "volume-attach": Entry("volume", "Give a server a volume", "Volumes"),
     "volume-detach": Entry("volume", "Take a volume from a server", "Volumes"),
+    "volume-snapshot-create": Entry("volume_snapshot", "Copy a volume as it is now", "Volumes"),
+    "volume-snapshot-list": Entry("volume_snapshot", "List snapshots", "Volumes"),
+    "volume-snapshot-show": Entry("volume_snapshot", "Show a snapshot", "Volumes"),
+    "volume-snapshot-delete": Entry("volume_snapshot", "Delete snapshots", "Volumes"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-catalogue": Entry("image", "List the distributions' images", "Images and flavors"),
     "image-upload": Entry("image_content", "Give a queued image its content", "Images and flavors"),
@@ -208,6 +212,7 @@ NOUNS = {
     "server group": "server-group-",
     "subnet": "subnet-",
     "volume": "volume-",
+    "volume snapshot": "volume-snapshot-",
     "what-if": "what-if-",
 }
 

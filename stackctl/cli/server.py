@@ -99,6 +99,7 @@ SHOW = (
     Column("Host", "host"),
     Column("Zone", "zone"),
     Column("Security Groups", "security_groups"),
+    Column("Volumes", "volumes"),
     Column("Metadata", "metadata"),
     Column("Fault", _fault),
     Column("Created", "created_at"),
@@ -111,7 +112,16 @@ SHOW = (
 @changes
 @lists(LIST)
 @click.argument("name")
-@click.option("--image", required=True, type=words.IMAGE, help="What the root disk is made of.")
+@click.option("--image", default="", type=words.IMAGE, help="What the root disk is made of.")
+@click.option(
+    "--boot-volume",
+    "--volume",
+    "volume",
+    cls=Spelled,
+    older=("--volume",),
+    type=words.VOLUME,
+    help="A volume to boot from, instead of --image.",
+)
 @click.option("--flavor", required=True, type=words.FLAVOR, help="Size: stackctl flavor-list.")
 @click.option("--key", "--key-name", "key", type=words.KEYPAIR, help="Key pair for the guest.")
 @click.option(
@@ -174,6 +184,7 @@ def boot(
     output: Output,
     name: str,
     image: str,
+    volume: str | None,
     flavor: str,
     key: str | None,
     nics: tuple[dict[str, str], ...],
@@ -198,6 +209,10 @@ def boot(
     from stackctl.compute import access, service
     from stackctl.compute.types import BootRequest
 
+    if not image and volume is None:
+        raise click.UsageError(
+            "Give what the server boots from: --image IMAGE or --boot-volume VOLUME."
+        )
     content = words.read_all(user_data, USER_DATA_LIMIT_BYTES, "user data") if user_data else None
     request = BootRequest(
         name=name,
@@ -214,6 +229,7 @@ def boot(
         naming=naming,
         security_groups=security_groups or None,
         hints=(*hints, *([("group", server_group)] if server_group else [])),
+        volume=volume,
     )
     with explained(context, explain) as asker:
         done = service.boot(asker, request)

@@ -64,30 +64,34 @@ SHOW = (
 @changes
 @shows(SHOW)
 @click.argument("name")
-@click.option("--size", required=True, type=words.Size("G"), help="Its size: 20, or 20G.")
-@click.option("--image", type=words.IMAGE, help="What it is a copy of; else it is empty.")
+@click.option("--size", type=words.Size("G"), help="20, or 20G (a copy: as what it copies).")
+@click.option("--image", type=words.IMAGE, help="Make it of an image.")
+@click.option("--snapshot", type=words.SNAPSHOT, help="Make it of a snapshot.")
+@click.option("--source", type=words.VOLUME, help="Make it of another volume, as that is now.")
 @click.option("--host", type=words.HOST, help="Where its file is (default: with its first server).")
 @click.option("--description", default="", help="What it is for.")
 def volume_create(
     context: Context,
     output: Output,
     name: str,
-    size: int,
+    size: int | None,
     image: str | None,
+    snapshot: str | None,
+    source: str | None,
     host: str | None,
     description: str,
 ) -> None:
     """Create a volume: a disk that lives longer than a server.
 
     Its file is made on the host of the first server that it is attached to, or at once on --host;
-    from then on servers of that host can have it.
+    from then on servers of that host can have it. A copy is on the host of what it copies.
 
     Example: stackctl volume-create data --size 20
     """
     from stackctl.volume.service import create_volume
     from stackctl.volume.types import NewVolume
 
-    done = create_volume(context, NewVolume(name, size, image, host, description))
+    done = create_volume(context, NewVolume(name, size, image, host, description, snapshot, source))
     output.show(done.value)
     finish(context, done)
 

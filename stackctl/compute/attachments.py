@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 
-from stackctl.compute import lifecycle
+from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.elsewhere import unreached_hosts
 from stackctl.compute.views import server_row
-from stackctl.errors import Conflict, NotFound, PartlyDone, StackctlError, UsageError
+from stackctl.errors import Conflict, NotFound, PartlyDone, StackctlError
 from stackctl.identity.context import Context
 from stackctl.operation import Done, Failure, Operation, begin
 from stackctl.operation.events import note
@@ -17,12 +16,6 @@ from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer, read
 from stackctl.volume import room, service, states
 from stackctl.volume.types import Volume, volume_from
-
-PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
-LETTERS = "abcdefghijklmnopqrstuvwxy"
-"""The last one is the config drive's."""
-
-_DEVICE = re.compile(r"(?:/dev/)?([hsv]d[a-y])")
 
 
 def attach_volume(
@@ -89,17 +82,8 @@ def detach_volume(context: Context, server: str, volume: str) -> Done[Volume]:
 def list_attachments(context: Context, server: str) -> list[Volume]:
     """The volumes of a server in the order of their devices."""
     with read(context.cloud) as reader:
-        rows = _volumes_of(reader, server_row(context, reader, server)["id"])
+        rows = volume_rows.of_server(reader, server_row(context, reader, server)["id"])
         return [volume_from(reader, row) for row in rows]
-
-
-def let_go(writer: Writer, server: Row) -> None:
-    """The volumes of a server that is deleted: free when its domain is gone, or deleted with it."""
-    for volume in _volumes_of(writer, server["id"]):
-        if volume["delete_on_termination"]:
-            service.bury(writer, volume)
-        else:
-            _update(writer, volume, status="detaching")
 
 
 # --- attaching ----------------------------------------------------------------------------------
@@ -118,9 +102,9 @@ def _attach(
     lifecycle.require(server, "attach-volume")
     status = states.require(writer, volume, "attach").status
     _require_same_host(writer, server, volume)
-    name = _device(writer, server, device)
+    name = volume_rows.device_for(writer, server, device)
     place = {"host_id": server["host_id"], "server_id": server["id"], "device": name}
-    _update(writer, volume, status=status, **place, **chosen)
+    volume_rows.update(writer, volume, status=status, **place, **chosen)
     message = f"volume {volume['name']} attached as /dev/{name}"
     _note_change(context, writer, operation, server, message)
     return volume_from(writer, writer.get("volumes", volume["id"]))
@@ -140,32 +124,6 @@ def _require_same_host(reader: Reader, server: Row, volume: Row) -> None:
         )
 
 
-def _device(reader: Reader, server: Row, asked: str | None) -> str:
-    """The device that was asked for, or the first free one of the server's disk bus."""
-    prefix = PREFIXES[server["disk_bus"]]
-    disks = reader.value(
-        "SELECT count(*) FROM disks WHERE server_id = ? AND deleted_at IS NULL", server["id"]
-    )
-    taken = {f"{prefix}{letter}" for letter in LETTERS[:disks]}
-    taken |= {row["device"] for row in _volumes_of(reader, server["id"])}
-    free = [f"{prefix}{letter}" for letter in LETTERS if f"{prefix}{letter}" not in taken]
-    if not free:
-        raise Conflict(f"Server {server['name']} has {len(taken)} disks: no more are possible.")
-    if asked is None or asked == "auto":
-        return free[0]
-    match = _DEVICE.fullmatch(asked)
-    if match is None or not match[1].startswith(prefix):
-        raise UsageError(
-            f"The device name supplied ({asked}) is invalid: disks of server {server['name']} are "
-            f"/dev/{prefix}a to /dev/{prefix}y."
-        )
-    if match[1] not in free:
-        raise Conflict(
-            f"The supplied device path (/dev/{match[1]}) is in use; /dev/{free[0]} is free."
-        )
-    return match[1]
-
-
 # --- detaching ----------------------------------------------------------------------------------
 
 
@@ -176,15 +134,21 @@ def _detach(
     volume = _volume_called(context, writer, server, word)
     lifecycle.require(server, "detach-volume")
     status = states.require(writer, volume, "detach").status
-    _update(writer, volume, status=status)
+    if volume_rows.is_root(volume):
+        raise Conflict(
+            f"Cannot detach a root device volume: server {server['name']} boots from volume "
+            f"{volume['name']}. Nothing was changed.",
+            hint=f"stackctl delete {server['name']}   (the volume stays)",
+        )
+    volume_rows.update(writer, volume, status=status)
     _note_change(context, writer, operation, server, f"volume {volume['name']} detached")
     return volume_from(writer, writer.get("volumes", volume["id"]))
 
 
 def _volume_called(context: Context, reader: Reader, server: Row, word: str) -> Row:
     """The server's volume with this device, name or id (or the beginning of an id)."""
-    mine = _volumes_of(reader, server["id"])
-    device = _DEVICE.fullmatch(word)
+    mine = volume_rows.of_server(reader, server["id"])
+    device = volume_rows.DEVICE.fullmatch(word)
     found = [row for row in mine if device and row["device"] == device[1]]
     if found:
         return found[0]
@@ -198,20 +162,6 @@ def _volume_called(context: Context, reader: Reader, server: Row, word: str) -> 
 
 
 # --- what both have in common -------------------------------------------------------------------
-
-
-def _volumes_of(reader: Reader, server_id: str) -> list[Row]:
-    return reader.all(
-        "SELECT * FROM volumes WHERE server_id = ? AND deleted_at IS NULL ORDER BY device",
-        server_id,
-    )
-
-
-def _update(writer: Writer, volume: Row, **values: object) -> None:
-    """The row is another one: what its host reports of the old one is not written."""
-    version = volume["version"] + 1
-    writer.update("volumes", volume["id"], version=version, **values)
-    writer.change.volumes.add(volume["id"])
 
 
 def _note_change(
@@ -250,7 +200,7 @@ def _take_back(
         return False
     server = writer.get("servers", row["server_id"])
     back = {**FREE, "status": before["status"], "host_id": before["host_id"]}
-    _update(writer, row, **back)
+    volume_rows.update(writer, row, **back)
     words = f"volume {volume.name} taken back: its host was not reached"
     _note_change(context, writer, operation, server, words)
     return True

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-from stackctl.compute import attachments, booking, lifecycle
+from stackctl.compute import booking, lifecycle, volume_rows
 from stackctl.compute.elsewhere import carry_out, unreached_hosts
 from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
@@ -72,7 +72,7 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
     )
     for port_id in ports:
         leave_server(writer, port_id)
-    attachments.let_go(writer, server)
+    volume_rows.let_go(writer, server)
     booking.bury_all(writer, server)
     writer.update(
         "servers",

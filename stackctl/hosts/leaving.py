@@ -88,13 +88,17 @@ def _require_no_routers(reader: Reader, row: Row) -> None:
 
 def _require_no_volumes(reader: Reader, row: Row) -> None:
     volumes = reader.column(
-        "SELECT name FROM volumes WHERE host_id = ? AND deleted_at IS NULL ORDER BY name", row["id"]
+        "SELECT name FROM volumes WHERE host_id = ? AND deleted_at IS NULL UNION ALL "
+        "SELECT name FROM volume_snapshots WHERE host_id = ? AND deleted_at IS NULL ORDER BY name",
+        row["id"],
+        row["id"],
     )
     if volumes:
         names = ", ".join(volumes[:5]) + (" ..." if len(volumes) > 5 else "")
         raise Conflict(
-            f"{len(volumes)} volumes are on host {row['name']}: {names}. Nothing was changed.",
-            hint=f"delete them first: stackctl volume-delete {volumes[0]}",
+            f"{len(volumes)} volumes or snapshots are on host {row['name']}: {names}. Nothing was "
+            "changed.",
+            hint="delete them first: stackctl volume-delete, stackctl volume-snapshot-delete",
         )
 
 

@@ -37,7 +37,9 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         routers=tuple(_router(snapshot, row) for row in snapshot.routers),
         security_groups=tuple(_group(snapshot, row) for row in snapshot.groups.rows),
         members=tuple(_members(snapshot)),
-        volumes=tuple(_volume(row) for row in snapshot.volumes),
+        volumes=tuple(
+            _volume(row) for row in _by_id([*snapshot.volumes, *snapshot.volume_snapshots])
+        ),
     )
 
 
@@ -277,14 +279,15 @@ def _disk(row: Row) -> spec.Disk:
 
 
 def _volume(row: Row) -> spec.Volume:
-    built = bool(row["built"])
+    built, copied = bool(row["built"]), row["source_id"] is not None
     return spec.Volume(
         id=row["id"],
         version=row["version"],
         format=row["format"],
         size_bytes=row["size_gb"] << 30,
         build=not built,
-        image_id=None if built else row["image_id"],
+        image_id=None if built or copied else row["image_id"],
+        source_id=None if built else row["source_id"],
     )
 
 

@@ -52,6 +52,7 @@ class HostSnapshot:
     """By router id."""
     groups: Groups = field(default_factory=Groups)
     volumes: list[Row] = field(default_factory=list)
+    volume_snapshots: list[Row] = field(default_factory=list)
 
 
 def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
@@ -84,10 +85,17 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         floating_ips=_grouped(reader, _FLOATING_IPS, router_ids, "router_id"),
         groups=_groups(reader, ports),
         volumes=volumes,
+        volume_snapshots=reader.all(_VOLUME_SNAPSHOTS, host_id),
     )
 
 
 _VOLUMES = "SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL ORDER BY id"
+
+# One that failed is not tried again: it would be of another moment than was asked for.
+_VOLUME_SNAPSHOTS = """
+SELECT *, volume_id AS source_id FROM volume_snapshots WHERE host_id = ? AND deleted_at IS NULL
+  AND (built = 1 OR status = 'creating') ORDER BY id
+"""
 
 _NETWORKS = """
 SELECT networks.*, host_networks.local_vlan FROM host_networks
@@ -231,13 +239,18 @@ def _groups(reader: Reader, ports: list[Row]) -> Groups:
     )
 
 
+def _is_copy(volume: Row) -> bool:
+    """Whether the image that a volume began with is not needed for it (any more)."""
+    return bool(volume["built"]) or volume["source_id"] is not None
+
+
 def _images(
     reader: Reader, servers: list[Row], disks: list[Row], volumes: list[Row]
 ) -> dict[str, Row]:
     """Images that disks stand on, those that volumes are still to be made of, and the kernels that
     servers boot from."""
     wanted = {disk["image_id"] for disk in disks}
-    wanted |= {volume["image_id"] for volume in volumes if not volume["built"]}
+    wanted |= {volume["image_id"] for volume in volumes if not _is_copy(volume)}
     booted = {server["image_id"] for server in servers if server["image_id"]}
     with_kernel = reader.all(
         f"SELECT * FROM images WHERE id IN ({_marks(sorted(booted))}) AND kernel_id IS NOT NULL",

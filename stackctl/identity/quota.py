@@ -23,6 +23,7 @@ DEFAULTS = {
     "security_group_rules": 100,
     "volumes": 10,
     "gigabytes": 1000,
+    "snapshots": 10,
 }
 
 _LIVE = "WHERE deleted_at IS NULL AND project_id = ?"
@@ -38,7 +39,10 @@ _USED = {
     "floating_ips": f"SELECT count(*) FROM floating_ips {_LIVE}",
     "security_groups": f"SELECT count(*) FROM security_groups {_LIVE}",
     "volumes": f"SELECT count(*) FROM volumes {_LIVE}",
-    "gigabytes": f"SELECT ifnull(sum(size_gb), 0) FROM volumes {_LIVE}",
+    "gigabytes": "SELECT ifnull(sum(size_gb), 0) FROM (SELECT size_gb, project_id, deleted_at "
+    "FROM volumes UNION ALL SELECT size_gb, project_id, deleted_at FROM volume_snapshots) "
+    f"{_LIVE}",
+    "snapshots": f"SELECT count(*) FROM volume_snapshots {_LIVE}",
     "security_group_rules": f"SELECT count(*) FROM security_group_rules {_LIVE}",
 }
 

@@ -13,7 +13,12 @@ from agent.spec import HostSpec
 from agent.wire import Fault, Report
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure
-from stackctl.operation.volume_reports import attachment_seen, volume_failed, volume_seen
+from stackctl.operation.volume_reports import (
+    attachment_seen,
+    snapshot_seen,
+    volume_failed,
+    volume_seen,
+)
 from stackctl.state import Row, Writer, now
 
 WELL = ("unchanged", "made", "changed")
@@ -225,9 +230,19 @@ class Reporter:
 
     def _volume(self, writer: Writer, report: Report) -> None:
         """Of an attachment the version is its server's: it is compared where it is used."""
-        name = writer.value("SELECT name FROM volumes WHERE id = ?", report.id)
+        name = writer.value(
+            "SELECT name FROM volumes WHERE id = ? "
+            "UNION SELECT name FROM volume_snapshots WHERE id = ?",
+            report.id,
+            report.id,
+        )
         if report.result == "failed":
-            self._failed(writer, report, report.id, str(name or ""))
+            sql = _WAITING.get(report.kind)
+            waiting = writer.all(sql, report.id, self.host_id) if sql else []
+            for server in waiting:
+                self._server_failed(writer, server, _fault(report))
+            if not waiting:
+                self._failed(writer, report, report.id, str(name or ""))
         if report.kind == "attachment":
             attachment_seen(writer, report, self.host_id, self._fault_json(_fault(report)))
             return
@@ -236,6 +251,10 @@ class Reporter:
             volume_failed(writer, volume, self._fault_json(_fault(report)))
         elif volume is not None and report.result in WELL:
             volume_seen(writer, volume, report)
+        snapshot = self._row_here(writer, "volume_snapshots", report)
+        if snapshot is not None:
+            fault_json = self._fault_json(_fault(report)) if report.result == "failed" else None
+            snapshot_seen(writer, snapshot, report, fault_json)
 
     def _part_failed(self, writer: Writer, report: Report) -> None:
         """What fails for want of a part fails with the part's reason, not with "not tried"."""
@@ -304,6 +323,10 @@ SELECT * FROM servers WHERE id = (SELECT device_id FROM ports WHERE id = ?)
 SELECT servers.* FROM servers JOIN images ON images.id = servers.image_id
 WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
   AND host_id = ? AND vm_state = 'building' AND servers.deleted_at IS NULL
+""",
+    "volume": """
+SELECT * FROM servers WHERE id = (SELECT server_id FROM volumes WHERE id = ?)
+  AND host_id = ? AND vm_state = 'building' AND deleted_at IS NULL
 """,
 }
 

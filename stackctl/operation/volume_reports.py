@@ -32,6 +32,17 @@ def volume_failed(writer: Writer, volume: Row, fault_json: str) -> None:
     _update(writer, volume, values)
 
 
+def snapshot_seen(writer: Writer, snapshot: Row, report: Report, fault_json: str | None) -> None:
+    """A snapshot was taken, is there, or is not (``fault_json``)."""
+    values: Row = {"fault_json": fault_json, "status": "error"}
+    if fault_json is None:
+        values |= {"status": "available", "built": 1}
+    if "taken" in report.facts:
+        values["taken_at"] = str(report.facts["taken"])
+        values["consistency"] = str(report.facts.get("consistency", ""))
+    _update(writer, snapshot, values, table="volume_snapshots")
+
+
 def attachment_seen(writer: Writer, report: Report, host_id: str, fault_json: str) -> None:
     """A server has it, by its definition or plugged in; or could not get it, or not let go."""
     volume = writer.one(
@@ -50,6 +61,6 @@ def attachment_seen(writer: Writer, report: Report, host_id: str, fault_json: st
         _update(writer, volume, {"status": "in-use", "fault_json": None})
 
 
-def _update(writer: Writer, volume: Row, values: Row) -> None:
+def _update(writer: Writer, volume: Row, values: Row, table: str = "volumes") -> None:
     if any(volume[name] != value for name, value in values.items()):
-        writer.update("volumes", volume["id"], **values)
+        writer.update(table, volume["id"], **values)

@@ -51,8 +51,8 @@ class Change:
 
     ``underlays``: hosts whose tunnel address is another now. ``routers``: other interfaces, or
     anything else of a router. ``security_groups``: other rules; ``members``: groups that have
-    other members or addresses of members, in ``networks``. ``volumes``: those themselves, or to
-    which server they belong.
+    other members or addresses of members, in ``networks``. ``volumes``: those themselves, to
+    which server they belong, or snapshots of them.
     """
 
     hosts: set[str] = field(default_factory=set)

@@ -12,8 +12,10 @@ FROM hosts LEFT JOIN (
   FROM servers WHERE deleted_at IS NULL AND host_id IS NOT NULL GROUP BY host_id
 ) AS used ON used.host_id = hosts.id
 LEFT JOIN (
-  SELECT host_id, sum(size_gb) AS disk_gb FROM volumes
-  WHERE deleted_at IS NULL AND host_id IS NOT NULL GROUP BY host_id
+  SELECT host_id, sum(size_gb) AS disk_gb FROM (
+    SELECT host_id, size_gb FROM volumes WHERE deleted_at IS NULL AND host_id IS NOT NULL
+    UNION ALL SELECT host_id, size_gb FROM volume_snapshots WHERE deleted_at IS NULL
+  ) GROUP BY host_id
 ) AS kept ON kept.host_id = hosts.id
 """
 """Host rows with ``servers``, ``builds`` (those that are being built), ``vcpus_used``,

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
 from stackctl.identity.context import Context, find_own
+from stackctl.image.service import usable_image
 from stackctl.names import checked_name, refuse_control_characters
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import as_it_became, change_one
-from stackctl.state import Reader, Row, Writer, find, new_id, now, read
+from stackctl.state import Reader, Row, Writer, new_id, now, read
 from stackctl.volume import room, states
 from stackctl.volume.types import (
     GIB,
@@ -24,7 +25,6 @@ from stackctl.volume.types import (
 NOUN = "volume"
 DESCRIPTION_MAX = 255
 
-_USABLE_IMAGE = "(project_id = ? OR visibility IN ('public', 'community'))"
 _NAME_INDEX = "(project_id, name) WHERE deleted_at IS NULL"
 
 
@@ -33,13 +33,14 @@ def create_volume(context: Context, wanted: NewVolume) -> Done[Volume]:
 
     Conflict: the name is taken, the image does not fit. NoCapacity: the host has no room.
     """
-    _check_words(wanted.name, wanted.description)
-    _check_size(wanted.size_gb)
+    check_words(NOUN, wanted.name, wanted.description)
+    if len([word for word in (wanted.image, wanted.snapshot, wanted.source) if word]) > 1:
+        raise UsageError("A volume is made of an image, a snapshot or a volume: give one of them.")
 
     def work(writer: Writer) -> Volume:
         row = _new_row(context, writer, wanted)
         quota.require(writer, context.project_id, "volumes", 1)
-        quota.require(writer, context.project_id, "gigabytes", wanted.size_gb)
+        quota.require(writer, context.project_id, "gigabytes", row["size_gb"])
         if not writer.insert_if_free("volumes", row, _NAME_INDEX):
             raise _taken(wanted.name)
         writer.change.volumes.add(row["id"])
@@ -75,7 +76,7 @@ def set_volume(context: Context, word: str, change: VolumeChange) -> Done[Volume
     values = {key: value for key, value in asdict(change).items() if value is not None}
     if not values:
         raise UsageError("Nothing to change was given.", hint="stackctl volume-set --help")
-    _check_words(values.get("name", word), values.get("description", ""))
+    check_words(NOUN, values.get("name", word), values.get("description", ""))
 
     def work(writer: Writer) -> Volume:
         volume = own_volume(context, writer, word)
@@ -103,7 +104,7 @@ def extend_volume(context: Context, word: str, size_gb: int) -> Done[Volume]:
                 f"New size for extend must be greater than current size. (current: "
                 f"{volume['size_gb']}, extended: {size_gb})."
             )
-        _refuse_saved(writer, volume)
+        _refuse_saved(writer, volume, "grow")
         quota.require(writer, context.project_id, "gigabytes", more_gb)
         if volume["host_id"] is not None:
             room.require_room(writer, volume["host_id"], volume["name"], more_gb)
@@ -122,46 +123,128 @@ def delete_volume(context: Context, word: str) -> Done[Volume]:
     def work(writer: Writer) -> Volume:
         volume = own_volume(context, writer, word)
         states.require(writer, volume, "delete")
+        refuse_needed(writer, volume)
         bury(writer, volume)
         return volume_from(writer, writer.get("volumes", volume["id"]))
 
     return change_one(context, "delete", NOUN, word, {}, work, volume_from)
 
 
-def bury(writer: Writer, volume: Row) -> None:
+def refuse_needed(reader: Reader, volume: Row) -> None:
+    """Conflict when a copy of a volume or snapshot is not ready yet."""
+    copies = reader.column(
+        "SELECT name FROM volumes WHERE source_id = ? AND built = 0 AND deleted_at IS NULL "
+        "UNION SELECT name FROM volume_snapshots WHERE volume_id = ? AND built = 0 "
+        "AND status = 'creating' AND deleted_at IS NULL",
+        volume["id"],
+        volume["id"],
+    )
+    if copies:
+        host = reader.get("hosts", volume["host_id"])["name"]
+        raise Conflict(
+            f"{volume['name']} is needed for {', '.join(copies[:5])}, which is still to be copied "
+            f"from it on host {host}. Nothing was changed.",
+            hint=f"stackctl converge {host}",
+        )
+
+
+def bury(writer: Writer, volume: Row, table: str = "volumes") -> None:
     """The transaction of a deletion: the row goes, a tombstone lets its host destroy the file."""
     if volume["host_id"] is not None:
         stone: Row = {"kind": "volume", "id": volume["id"], "host_id": volume["host_id"]}
         stone |= {"server_id": "", "created_serial": writer.serial, "created_at": now()}
         writer.insert("tombstones", stone)
     version = volume["version"] + 1
-    writer.update("volumes", volume["id"], status="deleted", deleted_at=now(), version=version)
+    writer.update(table, volume["id"], status="deleted", deleted_at=now(), version=version)
     writer.change.volumes.add(volume["id"])
 
 
 def _new_row(context: Context, reader: Reader, wanted: NewVolume) -> Row:
-    image = None if wanted.image is None else _image(context, reader, wanted.image, wanted.size_gb)
-    host = None if wanted.host is None else room.host_for(reader, wanted.host)
-    if host is not None:
-        room.require_room(reader, host["id"], wanted.name, wanted.size_gb)
+    origin = _origin(context, reader, wanted)
+    size_gb = _size(wanted, origin)
+    image = None if wanted.image is None else _image(context, reader, wanted.image, size_gb)
+    host_id = _place(reader, wanted, origin)
+    if host_id is not None:
+        room.require_room(reader, host_id, wanted.name, size_gb)
     return {
         "id": new_id(),
         "project_id": context.project_id,
         "name": wanted.name,
         "description": wanted.description,
-        "size_gb": wanted.size_gb,
-        "host_id": host and host["id"],
-        "image_id": image and image["id"],
+        "size_gb": size_gb,
+        "host_id": host_id,
+        "image_id": origin["image_id"] if origin else image and image["id"],
+        "source_id": origin and origin["id"],
         # Without a place there is nothing to wait for: its file comes with its first server.
-        "status": "available" if host is None else "creating",
+        "status": "available" if host_id is None else "creating",
         "created_at": now(),
     }
 
 
+def _origin(context: Context, reader: Reader, wanted: NewVolume) -> Row | None:
+    """The volume or snapshot that a new volume is to be a copy of."""
+    if wanted.source is not None:
+        return copyable(context, reader, wanted.source)
+    if wanted.snapshot is None:
+        return None
+    row = own_snapshot(context, reader, wanted.snapshot)
+    if row["status"] != "available":
+        raise Conflict(
+            f"Invalid snapshot: the status of snapshot {row['name']} must be available, but it is "
+            f"{row['status']}. Nothing was made."
+        )
+    return row
+
+
+def own_snapshot(context: Context, reader: Reader, word: str) -> Row:
+    """A snapshot of the asker's project."""
+    return find_own(context, reader, "volume_snapshots", word, noun="volume snapshot")
+
+
+def copyable(context: Context, reader: Reader, word: str) -> Row:
+    """A volume that has something to copy."""
+    volume = own_volume(context, reader, word)
+    states.require(reader, volume, "copy")
+    _refuse_saved(reader, volume, "be copied")
+    if volume["host_id"] is None:
+        raise Conflict(
+            f"Volume {volume['name']} has no file yet: nothing was written to it that could be "
+            "copied.",
+            hint=f"stackctl volume-attach SERVER {volume['name']}",
+        )
+    return volume
+
+
+def _size(wanted: NewVolume, origin: Row | None) -> int:
+    if origin is None:
+        if wanted.size_gb is None:
+            raise UsageError("A volume that is no copy needs a size: --size GB.")
+        return _check_size(wanted.size_gb)
+    size_gb = int(origin["size_gb"] if wanted.size_gb is None else _check_size(wanted.size_gb))
+    if size_gb < origin["size_gb"]:
+        raise UsageError(
+            f"Volume size {size_gb}GB cannot be smaller than that of {origin['name']}, "
+            f"{origin['size_gb']}GB."
+        )
+    return size_gb
+
+
+def _place(reader: Reader, wanted: NewVolume, origin: Row | None) -> str | None:
+    host = None if wanted.host is None else room.host_for(reader, wanted.host)
+    if origin is None:
+        return None if host is None else str(host["id"])
+    if host is not None and host["id"] != origin["host_id"]:
+        there = reader.get("hosts", origin["host_id"])["name"]
+        raise Conflict(
+            f"{origin['name']} is a file on host {there}: a copy of it is made there, not on "
+            f"{host['name']}. Nothing was made."
+        )
+    return str(origin["host_id"])
+
+
 def _image(context: Context, reader: Reader, word: str, size_gb: int) -> Row:
     """The image that a volume shall be made of; Cinder's words when it does not fit."""
-    parameters = (context.project_id,)
-    image = find(reader, "images", word, noun="image", where=_USABLE_IMAGE, parameters=parameters)
+    image = usable_image(context, reader, word)
     if image["status"] != "active" or image["disk_format"] in ("aki", "ari"):
         raise Conflict(f"Image {image['name']} is no disk that a volume could be made of.")
     needs_gb = max(-(-image["virtual_size_bytes"] // GIB), image["min_disk_gb"])
@@ -173,29 +256,31 @@ def _image(context: Context, reader: Reader, word: str, size_gb: int) -> Row:
     return image
 
 
-def _refuse_saved(reader: Reader, volume: Row) -> None:
-    """Memory that was saved remembers its disks as they were."""
+def _refuse_saved(reader: Reader, volume: Row, what: str) -> None:
+    """Memory that was saved remembers its disks as they were, and holds what belongs on them."""
     if volume["server_id"] is None:
         return
     server = reader.get("servers", volume["server_id"])
     if server["vm_state"] == "suspended":
         raise Conflict(
             f"Volume {volume['name']} belongs to server {server['name']}, whose memory is saved: "
-            "it cannot grow until that goes on. Nothing was changed.",
+            f"it cannot {what} until that goes on. Nothing was changed.",
             hint=f"stackctl resume {server['name']}",
         )
 
 
-def _check_words(name: str, description: str) -> None:
-    checked_name(NOUN, name)
-    refuse_control_characters("description of a volume", description)
+def check_words(noun: str, name: str, description: str) -> None:
+    """UsageError when a name or description is none."""
+    checked_name(noun, name)
+    refuse_control_characters(f"description of a {noun}", description)
     if len(description) > DESCRIPTION_MAX:
         raise UsageError(f"A description has at most {DESCRIPTION_MAX} characters.")
 
 
-def _check_size(size_gb: int) -> None:
+def _check_size(size_gb: int) -> int:
     if not 1 <= size_gb <= MAX_SIZE_GB:
         raise UsageError(f"A volume of {size_gb} GB: between 1 and {MAX_SIZE_GB} GB are possible.")
+    return size_gb
 
 
 def _taken(name: str) -> Conflict:

@@ -27,6 +27,7 @@ TRANSITIONS = {
         Transition("attach", ("available",), "attaching"),
         Transition("detach", ("in-use", "attaching"), "detaching"),
         Transition("extend", ("available", "in-use")),
+        Transition("copy", ("available", "in-use")),
         Transition("delete", ("available", "error", "creating"), "deleted"),
     )
 }

@@ -13,14 +13,20 @@ MAX_SIZE_GB = 64 * 1024
 
 @dataclass(frozen=True)
 class NewVolume:
-    """What is asked for: an empty volume or one made of an ``image``; on ``host`` at once, or
-    (None) on that of the first server that it is attached to."""
+    """What is asked for: an empty volume, or one made of an ``image``, a ``snapshot`` or another
+    volume (``source``).
+
+    A copy is on the host of what it is a copy of, and as large where ``size_gb`` is None. Others
+    are on ``host`` at once, or (None) on that of the first server that they are attached to.
+    """
 
     name: str
-    size_gb: int
+    size_gb: int | None = None
     image: str | None = None
     host: str | None = None
     description: str = ""
+    snapshot: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,38 @@ class Volume:
     def bootable(self) -> bool:
         """Whether it was made of something that boots."""
         return self.image != ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a volume as it was at ``taken_at``. ``consistency`` is at-rest, quiesced or
+    crash-consistent."""
+
+    id: str
+    project_id: str
+    name: str
+    description: str
+    status: str
+    size_gb: int
+    volume_id: str
+    volume_name: str
+    host: str
+    consistency: str
+    taken_at: str | None
+    fault: str
+    created_at: str
+
+
+def snapshot_from(reader: Reader, row: Row) -> Snapshot:
+    """The value of a ``volume_snapshots`` row."""
+    fault = json.loads(row["fault_json"]) if row["fault_json"] else {}
+    names = ("id", "project_id", "name", "description", "status", "size_gb", "volume_id")
+    return Snapshot(
+        **{name: row[name] for name in (*names, "consistency", "taken_at", "created_at")},
+        volume_name=_name(reader, "volumes", row["volume_id"]),
+        host=_name(reader, "hosts", row["host_id"]),
+        fault=fault.get("message", ""),
+    )
 
 
 def volume_from(reader: Reader, row: Row) -> Volume:

@@ -50,6 +50,8 @@ def running(world: Fleet) -> Iterator[Fleet]:
 
 def delete_everything(fleet: Fleet) -> None:
     fleet.delete_all()
+    for snapshot in fleet.run("volume-snapshot-list", "-f", "json").json:
+        fleet.run("volume-snapshot-delete", "--yes", snapshot["ID"])
     for volume in fleet.run("volume-list", "-f", "json").json:
         fleet.run("volume-delete", "--yes", volume["ID"])
 
@@ -156,6 +158,88 @@ def test_a_volume_of_an_image_holds_its_content(running: Fleet) -> None:
     start = running.inside("host1", "sh", "-c", f"head -c 512 {raw} | sha256sum").split()[0]
     running.inside("host1", "rm", raw)
     assert start == hashlib.sha256(releasing_image().read(512)).hexdigest()
+
+
+def test_a_snapshot_of_a_volume_that_is_written_to_is_of_one_moment(
+    world: Fleet, guest: Guest
+) -> None:
+    boot_guest(world, "one")
+    world.run("volume-create", "data", "--size", "1")
+    world.run("volume-attach", "one", "data")
+    # A counter goes up in two places, one after the other: no moment has the second one ahead.
+    begin = "sh /tmp/count > /dev/null 2>&1 < /dev/null & echo $! > /tmp/pid"
+    guest("one", f"cat > /tmp/count <<'END'\n{COUNTING}END\n{begin}")
+    guest("one", "sleep 2; kill -0 $(cat /tmp/pid)")
+    world.run("volume-snapshot-create", "monday", "--volume", "data")
+    world.run("volume-create", "clone", "--source", "data", "--size", "2")
+    guest("one", "sleep 1; kill $(cat /tmp/pid); sync")
+    world.run("volume-create", "old", "--snapshot", "monday")
+    shown = world.run("volume-snapshot-show", "monday", "-f", "json").json
+    assert (shown["Status"], shown["Consistency"]) == ("available", "crash-consistent")
+    world.run("volume-attach", "one", "old", "--device", "vdc")
+    world.run("volume-attach", "one", "clone", "--device", "vdd")
+    assert guest("one", "cat /sys/block/vdd/size").strip() == str(4 << 20)
+    pairs = [guest("one", READING.format(device)).split() for device in ("vdc", "vdd", "vdb")]
+    numbers = [(int(first), int(second)) for first, second in pairs]
+    assert all(first - second in (0, 1) for first, second in numbers), numbers
+    assert 0 < numbers[0][0] < numbers[1][0] <= numbers[2][0], numbers
+    world.run("volume-snapshot-delete", "--yes", "monday")
+    world.check_at_rest()
+
+
+def test_a_guest_boots_from_a_volume_and_so_does_the_next_one(world: Fleet, guest: Guest) -> None:
+    world.run("volume-create", "root", "--size", "1", "--image", "volume-guest")
+    boot_from(world, "one", "root")
+    serial = volume(world, "root")["ID"][:20]
+    assert guest("one", "cat /sys/block/vda/serial").strip() == serial
+    assert "vdb" not in guest("one", "ls /sys/block")
+    world.run("volume-detach", "one", "root", exit=4)
+    world.check_at_rest()
+    world.run("reboot", "one")
+    world.run("delete", "--yes", "one")
+    assert volume(world, "root")["Status"] == "available"
+    world.run("volume-create", "twin", "--source", "root")
+    boot_from(world, "two", "twin")
+    boot_from(world, "one", "root")
+    assert guest("one", "cat /sys/block/vda/serial").strip() == serial
+    world.check_at_rest()
+
+
+def boot_from(fleet: Fleet, name: str, volume: str) -> None:
+    words = ("--flavor", "small", "--nic", "net=faults", "--key", "volumes", "--host", "host1")
+    fleet.run("boot", name, "--boot-volume", volume, *words, "--wait", "ssh")
+
+
+COUNTING = """n=1000000
+while :; do
+  n=$((n + 1))
+  echo $n | dd of=/dev/vdb bs=512 seek=0 conv=notrunc,fsync 2>/dev/null
+  echo $n | dd of=/dev/vdb bs=512 seek=1000000 conv=notrunc,fsync 2>/dev/null
+done
+"""
+
+READING = (
+    "for at in 0 1000000; do dd if=/dev/{} bs=512 skip=$at count=1 2>/dev/null | head -n 1; done"
+)
+
+
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_snapshots_are_taken_though_agents_die_at_any_point(running: Fleet, stride: int) -> None:
+    running.run("volume-attach", "vm", "data")
+    for at in range(1, MAX_POINTS, stride):
+        dead = killed(running, at, "volume-snapshot-create", "monday", "--volume", "data")
+        dead += killed(running, at, "volume-create", "copy", "--snapshot", "monday")
+        names = [volume(running, name)["ID"] for name in ("data", "copy")]
+        (snapshot,) = running.run("volume-snapshot-list", "-f", "json").json
+        assert snapshot["Status"] == "available"
+        assert files(running) == sorted(f"{id_}.qcow2" for id_ in (*names, snapshot["ID"]))
+        running.check_at_rest()
+        running.run("volume-snapshot-delete", "--yes", "monday")
+        running.run("volume-delete", "--yes", "copy")
+        assert len(files(running)) == 1
+        if dead == 0:
+            return
+    raise AssertionError("the points never end")
 
 
 def test_a_stopped_server_starts_with_its_volumes(running: Fleet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -191,6 +192,82 @@ def test_a_host_that_leaves_gives_its_volumes_up(host, libvirt, monkeypatch):
     assert found == [Tombstone("volume", ID, 0)]
 
 
+# --- copies -------------------------------------------------------------------------------------
+
+COPY = Volume(OTHER, 1, "qcow2", 6 * MIB, True, source_id=ID)
+COPYING = replace(FREE, volumes=(replace(DATA, build=False), COPY))
+
+
+def copying(host, spec=COPYING):
+    return next(step for step in volume.KIND.changes(host, spec) if step.id == OTHER)
+
+
+def test_a_copy_at_rest_has_the_content_and_its_own_size(host, libvirt):
+    path = built(host)
+    qemu_io(path, "write -P 7 0 65536")
+    facts = copying(host).apply()
+    assert (facts["used_by"], facts["consistency"]) == ([], "at-rest")
+    copy = layout.volume(host.data, OTHER, "qcow2")
+    qemu_io(copy, "read -P 7 0 65536")
+    assert inspection.virtual_size_bytes(copy, "qcow2") == 6 * MIB
+    assert inspection.backing_file(copy) is None
+
+
+def qemu_io(path, command):
+    argv = ["qemu-io", "-f", "qcow2", "-c", command, str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert "failed" not in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("agent", [True, False])
+def test_a_copy_of_what_a_guest_has_is_made_by_its_qemu(host, libvirt, monkeypatch, agent):
+    source = built(host)
+    spec = replace(HAVING, volumes=COPYING.volumes)
+    libvirt.run(existing(host, HAVING))
+    said = []
+
+    def begin(domain_id, xml):
+        root = ElementTree.fromstring(xml)
+        disk = root.find("disks/disk")
+        said.append(("begin", disk.get("name")))
+        target = disk.find("target").get("file")
+        subprocess.run(["cp", str(source), target], check=True)
+
+    monkeypatch.setattr(libvirt_conn, "backup_begin", begin)
+    monkeypatch.setattr(libvirt_conn, "freeze", lambda id_: said.append("freeze") or agent)
+    monkeypatch.setattr(libvirt_conn, "thaw", lambda id_: said.append("thaw"))
+    monkeypatch.setattr(libvirt_conn, "backup_runs", lambda id_: False)
+    facts = copying(host, spec).apply()
+    assert facts["consistency"] == ("quiesced" if agent else "crash-consistent")
+    assert said == ["freeze", ("begin", "vdb"), *(["thaw"] if agent else [])]
+    assert layout.volume(host.data, OTHER, "qcow2").exists()
+
+
+def test_a_guest_whose_copy_cannot_begin_is_thawed_and_nothing_stays(host, libvirt, monkeypatch):
+    built(host)
+    libvirt.run(existing(host, HAVING))
+    thawed = []
+
+    def begin(domain_id, xml):
+        raise LibvirtError("no space")
+
+    monkeypatch.setattr(libvirt_conn, "backup_begin", begin)
+    monkeypatch.setattr(libvirt_conn, "freeze", lambda id_: True)
+    monkeypatch.setattr(libvirt_conn, "thaw", thawed.append)
+    step = copying(host, replace(HAVING, volumes=COPYING.volumes))
+    with pytest.raises(LibvirtError, match="no space"):
+        step.apply()
+    assert thawed == [SERVER.id]
+    assert len(list(layout.volumes(host.data).iterdir())) == 1
+
+
+def test_nothing_is_copied_from_a_volume_that_is_missing(host, libvirt):
+    host.failed.add(("volume", ID))
+    step = copying(host)
+    assert (step.result, step.apply) == ("failed", None)
+    assert step.fault.message == f"not tried: volume {ID} failed"
+
+
 # --- definitions --------------------------------------------------------------------------------
 
 VOLUME = VolumeInput("/d/volumes/x.qcow2", "qcow2", ID, "vdb")
@@ -200,6 +277,16 @@ def test_volumes_are_read_back_in_the_order_of_their_devices():
     second = replace(VOLUME, path="/d/volumes/y.qcow2", serial=OTHER, target="vdc")
     xml = compile_domain(replace(INPUT, volumes=(second, VOLUME)), MARK)
     assert describe(xml).volumes == (VOLUME, second)
+
+
+def test_a_volume_to_boot_from_is_the_first_disk():
+    root = replace(VOLUME, target="vda")
+    second = replace(VOLUME, path="/d/volumes/y.qcow2", serial=OTHER, target="vdc")
+    xml = compile_domain(replace(INPUT, volumes=(root, second)), MARK)
+    disks = ElementTree.fromstring(xml).findall("devices/disk[@device='disk']")
+    assert [disk.find("target").get("dev") for disk in disks] == ["vda", "vdb", "vdc"]
+    files = [disk.find("source").get("file") for disk in disks]
+    assert files == [root.path, INPUT.disks[0].path, second.path]
 
 
 def test_a_definition_without_volumes_keeps_its_digest():

@@ -224,6 +224,7 @@ def test_attached_and_detached_while_the_server_runs(up):
     attach(up).check()
     volume = show_volume(up.context, "data")
     assert status(up) == ("in-use", "vm", "/dev/vdb")
+    assert up.server("vm").volumes == ("data /dev/vdb",)
     server = last_spec(up).servers[0]
     assert [(each.volume_id, each.device) for each in server.volumes] == [(volume.id, "vdb")]
     assert up.fleet.state("h1")["plugged"] == {volume.id: server.id}
@@ -313,6 +314,7 @@ def test_every_action_in_every_state(up, action, state):
         "detach": lambda: detach(up),
         "extend": lambda: extend_volume(up.context, "data", 3),
         "delete": lambda: delete_volume(up.context, "data"),
+        "copy": lambda: create(up, "twin", None, source="data"),
     }[action]
     if state in states.TRANSITIONS[action].allowed:
         work().check()
@@ -442,5 +444,5 @@ def test_a_rehearsal_changes_nothing(up):
 
 def test_a_host_with_volumes_does_not_leave(up):
     create(up, "there", host="h2").check()
-    with pytest.raises(Conflict, match="1 volumes are on host h2: there"):
+    with pytest.raises(Conflict, match="1 volumes or snapshots are on host h2: there"):
         delete_host(up.context, "h2", off_for_good=True)
