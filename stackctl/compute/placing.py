@@ -77,7 +77,10 @@ def placement_of(reader: Reader, server: Row, leaving: Collection[str] = ()) -> 
         server["id"],
     )
     disk_gb = server["disk_gb"] + server["ephemeral_gb"] + -(-server["swap_mb"] // 1024)
-    disk_gb += sum(volume["size_gb"] for volume in volume_rows.of_server(reader, server["id"]))
+    volumes = volume_rows.of_server(reader, server["id"])
+    disk_gb += sum(volume["size_gb"] for volume in volumes)
+    # A volume whose file is there ties its server to that host.
+    tied = next((volume["host_id"] for volume in volumes if volume["built"]), None)
     image = reader.get("images", server["image_id"]) if server["image_id"] else None
     return Request(
         name=server["name"],
@@ -87,7 +90,7 @@ def placement_of(reader: Reader, server: Row, leaving: Collection[str] = ()) -> 
         physical_networks=_physical(networks),
         needs_tunnels=needs_tunnels(reader, networks),
         zone=server["zone"] if server["zone_asked"] else None,
-        host=server["host_asked"],
+        host=server["host_asked"] or tied,
         project_id=server["project_id"],
         image_id=server["image_id"],
         extra_specs=json.loads(server["extra_specs_json"]),

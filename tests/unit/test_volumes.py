@@ -3,6 +3,7 @@
 import pytest
 
 from stackctl.compute import service as servers
+from stackctl.compute import what_if
 from stackctl.compute.attachments import attach_volume, detach_volume, list_attachments
 from stackctl.errors import (
     Conflict,
@@ -255,6 +256,15 @@ def test_data_go_from_server_to_server_on_a_host(up):
     with pytest.raises(Conflict, match=r"is a file on host h1, server far runs on h2") as no:
         attach(up, "far")
     assert "--host h1" in no.value.hint
+
+
+def test_a_server_that_has_a_volume_cannot_go_elsewhere(up):
+    assert what_if.drain(up.context, "h1")[0].to == "h2"
+    attach(up).check()
+    (move,) = what_if.drain(up.context, "h1")
+    assert (move.to, move.why) == ("", "its volume data is a file on this host")
+    detach(up).check()
+    assert what_if.drain(up.context, "h1")[0].to == "h2"
 
 
 def test_devices_are_given_in_order_or_as_asked(up):
