@@ -7,7 +7,7 @@ is left behind when it takes too long.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
@@ -23,6 +23,9 @@ _STATES = ("NOSTATE", "RUNNING", "RUNNING", "PAUSED", "RUNNING", "SHUTDOWN", "CR
 
 SAVED = "SAVED"
 """A domain that is off and whose memory lies on disk: its next start goes on from there."""
+
+CRASHED = "CRASHED"
+"""A domain that is off because qemu died or the guest panicked, until it is started again."""
 
 SAVE_TIMEOUT_S = 600.0
 """For writing a guest's memory to disk and reading it back."""
@@ -224,7 +227,7 @@ def _observe(wanted: Collection[str]) -> dict[str, DomainView]:
     for domain, stats in _open().getAllDomainStats(module.VIR_DOMAIN_STATS_STATE, 0):
         domain_id, name = domain.UUIDString(), domain.name()
         if domain_id in wanted or name.startswith(NAME_PREFIX):
-            view = _view(domain, stats["state.state"])
+            view = _view(domain, (stats["state.state"], stats["state.reason"]))
             if view is not None:
                 found[domain_id] = view
     return found
@@ -234,7 +237,7 @@ def _running(wanted: Collection[str]) -> dict[str, DomainView]:
     found = {}
     for domain in _open().listAllDomains(_libvirt().VIR_CONNECT_LIST_DOMAINS_ACTIVE):
         if domain.UUIDString() in wanted:
-            view = _view(domain, domain.state()[0], flags=0)
+            view = _view(domain, domain.state(), flags=0)
             if view is not None:
                 found[view.id] = view
     return found
@@ -243,7 +246,7 @@ def _running(wanted: Collection[str]) -> dict[str, DomainView]:
 def _observe_one(domain_id: str) -> Optional[DomainView]:
     try:
         domain = _domain(domain_id)
-        return _view(domain, domain.state()[0])
+        return _view(domain, domain.state())
     except _libvirt().libvirtError as error:
         if _is_missing(error):
             return None
@@ -260,17 +263,22 @@ def _state(domain_id: str) -> str:
     return _STATES[number]
 
 
-def _state_word(domain: Any, number: int) -> str:
-    off = number == _libvirt().VIR_DOMAIN_SHUTOFF
-    return SAVED if off and domain.hasManagedSaveImage() else _STATES[number]
+def _state_word(domain: Any, number: int, reason: int) -> str:
+    module = _libvirt()
+    if number != module.VIR_DOMAIN_SHUTOFF:
+        return _STATES[number]
+    if domain.hasManagedSaveImage():
+        return SAVED
+    # qemu died, or the guest's kernel panicked and said so.
+    return CRASHED if reason == module.VIR_DOMAIN_SHUTOFF_CRASHED else _STATES[number]
 
 
-def _view(domain: Any, number: int, flags: Optional[int] = None) -> Optional[DomainView]:
+def _view(domain: Any, state: Sequence[int], flags: Optional[int] = None) -> Optional[DomainView]:
     module = _libvirt()
     try:
         # Without SECURE: passwords of a foreign domain are none of our business.
         xml = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE if flags is None else flags)
-        word = _state_word(domain, number)
+        word = _state_word(domain, *state)
     except module.libvirtError as error:
         if _is_missing(error):
             return None

@@ -57,6 +57,10 @@ def _fault(server: Server) -> str | None:
     return f"{server.fault.message} ({server.fault.at})" if server.fault else None
 
 
+def _lock(server: Server) -> str | None:
+    return (server.lock_reason or "yes") if server.locked else None
+
+
 # What a command that starts servers prints: where they went, too.
 LIST = (
     Column("ID", "id", extra=True),
@@ -99,6 +103,8 @@ SHOW = (
     Column("Zone", "zone"),
     Column("Security Groups", "security_groups"),
     Column("Metadata", "metadata"),
+    Column("Tags", "tags"),
+    Column("Locked", _lock),
     Column("Fault", _fault),
     Column("Created", "created_at"),
     Column("Launched", "launched_at"),

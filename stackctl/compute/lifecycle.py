@@ -15,13 +15,19 @@ from stackctl.state import Row
 class Transition:
     """An action: the vm_states it starts from, its task meanwhile, its power command.
 
-    Those that only change what belongs to a server have neither task nor command.
+    Those that only change what belongs to a server have neither task nor command. A locked server
+    refuses all but those ``while_locked``.
     """
 
     action: str
     allowed: tuple[str, ...]
     task_state: str = ""
     power_action: str = ""
+    while_locked: bool = False
+
+
+EXISTING = ("active", "stopped", "paused", "suspended", "rescued", "resized", "error")
+"""A server that was built, whatever became of it."""
 
 
 TRANSITIONS = {
@@ -42,6 +48,8 @@ TRANSITIONS = {
         Transition("resume", ("suspended",), "resuming", "resume"),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
+        Transition("rename", EXISTING, while_locked=True),
+        Transition("set", EXISTING),
     )
 }
 
@@ -49,6 +57,9 @@ _TASK_STATUS = {
     "rebooting": "REBOOT",
     "rebooting-hard": "HARD_REBOOT",
     "deleting": "DELETED",
+    "rebuilding": "REBUILD",
+    "resizing": "RESIZE",
+    "resize-reverting": "REVERT_RESIZE",
 }
 
 _VM_STATUS = {
@@ -57,6 +68,8 @@ _VM_STATUS = {
     "stopped": "SHUTOFF",
     "paused": "PAUSED",
     "suspended": "SUSPENDED",
+    "rescued": "RESCUE",
+    "resized": "VERIFY_RESIZE",
     "error": "ERROR",
     "deleted": "DELETED",
 }
@@ -70,6 +83,8 @@ def status(vm_state: str, task_state: str | None) -> str:
 def require(server: Row, action: str) -> Transition:
     """The transition of an action; Conflict in Nova's words when the state does not allow it."""
     transition = TRANSITIONS[action]
+    if not transition.while_locked:
+        refuse_locked(server, action)
     if server["task_state"] is not None:
         raise Conflict(
             f"Cannot '{action}' instance {server['name']} while it is in task_state "
@@ -82,3 +97,13 @@ def require(server: Row, action: str) -> Transition:
             f"{server['vm_state']}."
         )
     return transition
+
+
+def refuse_locked(server: Row, action: str) -> None:
+    """Conflict when a server is locked against such a slip."""
+    if server["locked"]:
+        reason = f" ({server['lock_reason']})" if server["lock_reason"] else ""
+        raise Conflict(
+            f"Instance {server['name']} is locked{reason}. Nothing was done ('{action}').",
+            hint=f"stackctl unlock {server['id']}",
+        )

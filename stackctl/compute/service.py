@@ -66,6 +66,7 @@ def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:
 
 def delete_within(context: Context, writer: Writer, operation_id: str, server: Row) -> None:
     """The transaction of delete: rows go, tombstones let the host destroy what was theirs."""
+    lifecycle.refuse_locked(server, "delete")
     ports = writer.column(
         "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", server["id"]
     )

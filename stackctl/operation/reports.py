@@ -29,6 +29,9 @@ VM_STATES = {
 # Nova has no word for a guest whose memory lies on disk: it is off.
 POWER_STATES = {"SAVED": "SHUTDOWN"}
 
+LASTING_TASKS = ("image-snapshot", "image-backup")
+"""Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
+
 KEPT_KINDS = ("domain", "disk", "port", "router")
 
 
@@ -85,12 +88,14 @@ class Reporter:
 
     def _server_seen(self, writer: Writer, server: Row, report: Report) -> None:
         power_state = str(report.facts.get("power_state", "NOSTATE"))
-        vm_state = VM_STATES.get(power_state, str(server["vm_state"]))
+        vm_state = server["kept_state"] or VM_STATES.get(power_state, str(server["vm_state"]))
         if server["id"] in self._failed_servers:
             # A guest may run on without a part that failed: that part is no less a fault.
             vm_state = str(server["vm_state"])
         shown = POWER_STATES.get(power_state, power_state)
-        values: Row = {"power_state": shown, "vm_state": vm_state, "task_state": None}
+        values: Row = {"power_state": shown, "vm_state": vm_state}
+        if server["task_state"] not in LASTING_TASKS:
+            values["task_state"] = None
         if vm_state != "error":
             values |= {"fault_json": None, "held": 0}
         if server["launched_at"] is None and vm_state == "active":

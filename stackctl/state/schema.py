@@ -6,6 +6,7 @@ JSON. Sizes and limits carry their unit in the name.
 """
 
 from stackctl.state.schema_images import IMAGES
+from stackctl.state.schema_lifecycle import LIFECYCLE
 from stackctl.state.schema_networking import NETWORKING
 
 APPLICATION_ID = 0x73746B63  # "stkc"
@@ -397,7 +398,7 @@ CREATE INDEX decisions_server ON decisions(server_id);
 CREATE INDEX decisions_name ON decisions(name);
 """
 
-MIGRATIONS: tuple[str, ...] = (_BASE, NETWORKING, IMAGES)
+MIGRATIONS: tuple[str, ...] = (_BASE, NETWORKING, IMAGES, LIFECYCLE)
 """Script n brings a file from user_version n to n + 1."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
