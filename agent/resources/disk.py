@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional
@@ -10,8 +10,9 @@ from typing import Optional
 from agent import images, killpoint, layout
 from agent.faults import StepFailed
 from agent.resources.base import Host, Step
+from agent.resources.domain_xml import disk_files
 from agent.spec import Disk, HostSpec, Server, Tombstone
-from agent.system import files, qemu_img
+from agent.system import files, libvirt_conn, qemu_img
 from agent.system.qemu_img import ImageFile
 from agent.wire import Fault
 
@@ -28,8 +29,10 @@ class DiskKind:
         wanted = {disk.id for disk in spec.disks}
         # A tombstone does not say whose disk it was, so one guest that may still run keeps all.
         alive = [key for kind, key in sorted(host.failed) if kind == "domain"]
-        for tombstone in spec.tombstones:
-            if tombstone.kind != self.name or tombstone.id in wanted:
+        graves = [each for each in spec.tombstones if each.kind == self.name]
+        kept = still_used(host, spec, graves)
+        for tombstone in graves:
+            if tombstone.id in wanted or tombstone.id in kept:
                 continue
             step = self._removal(host, tombstone)
             if alive and step.apply is not None:
@@ -50,12 +53,7 @@ class DiskKind:
                 yield Step(self.name, disk_id, "orphan", facts={"file": path.name})
 
     def _removal(self, host: Host, tombstone: Tombstone) -> Step:
-        paths = [
-            path
-            for disk_format in FORMATS
-            for path in _with_part(layout.disk(host.data, tombstone.id, disk_format))
-            if path.exists()
-        ]
+        paths = _files(host, tombstone.id)
 
         def remove() -> None:
             for path in paths:
@@ -91,6 +89,41 @@ class DiskKind:
 
     def _step(self, disk: Disk, result: str, fault: Optional[Fault] = None) -> Step:
         return Step(self.name, disk.id, result, disk.version, fault=fault)
+
+
+class ReplacedKind(DiskKind):
+    """Disks that servers had until just now: rebuilt and rescued ones let go of them only when
+    their domains have others."""
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterator[Step]:
+        """None: these come after the domains have changed."""
+        return iter(())
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterator[Step]:
+        """Disks with a tombstone that no domain has any more."""
+        wanted = {disk.id for disk in spec.disks}
+        graves = [
+            each
+            for each in spec.tombstones
+            if each.kind == self.name and each.id not in wanted and _files(host, each.id)
+        ]
+        kept = still_used(host, spec, graves)
+        failed = any(kind == "domain" for kind, _ in host.failed)
+        for tombstone in graves:
+            step = self._removal(host, tombstone)
+            busy = tombstone.id in kept or failed
+            yield replace(step, result="busy", apply=None) if busy else step
+
+
+def still_used(host: Host, spec: HostSpec, graves: Iterable[Tombstone]) -> set[str]:
+    """Deleted disks that a domain still has, by its definition or as it runs."""
+    there = {each.id for each in graves if _files(host, each.id)}
+    if not there or not spec.servers:
+        return set()
+    views = libvirt_conn.observe(())
+    live = libvirt_conn.running(views.keys())
+    used = {path for view in (*views.values(), *live.values()) for path in disk_files(view.xml)}
+    return {id_ for id_ in there if any(str(path) in used for path in _files(host, id_))}
 
 
 def build(data: Path, spec: HostSpec, disk: Disk) -> None:
@@ -137,6 +170,16 @@ def _fill(part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:
         qemu_img.resize(part, disk.size_bytes)
 
 
+def _files(host: Host, disk_id: str) -> list[Path]:
+    """What there is of a disk, whatever its format."""
+    return [
+        path
+        for disk_format in FORMATS
+        for path in _with_part(layout.disk(host.data, disk_id, disk_format))
+        if path.exists()
+    ]
+
+
 def _with_part(path: Path) -> tuple[Path, Path]:
     return path, path.with_name(f".{path.name}.part")
 
@@ -149,3 +192,4 @@ def _present(data: Path) -> Iterator[tuple[str, Path]]:
 
 
 KIND = DiskKind()
+REPLACED = ReplacedKind()

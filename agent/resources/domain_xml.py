@@ -184,6 +184,12 @@ def nic_aliases(xml: str) -> dict[str, str]:
     return {_attribute(nic, "mac", "address"): _attribute(nic, "alias", "name") for nic in nics}
 
 
+def disk_files(xml: str) -> set[str]:
+    """The files of a domain's disks (not what lies under them)."""
+    sources = ElementTree.fromstring(xml).iterfind("devices/disk/source")
+    return {source.get("file", "") for source in sources} - {""}
+
+
 def essentials(domain: DomainInput) -> tuple[str, ...]:
     """What must be found in an existing domain beside the digest: edits by hand show here."""
     return (

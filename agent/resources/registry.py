@@ -29,4 +29,11 @@ NETWORK_KINDS: tuple[Kind, ...] = (
 )
 """What a rebooted host gets back without a controller."""
 
-KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND, nic.KIND)
+KINDS: tuple[Kind, ...] = (
+    *NETWORK_KINDS,
+    image.KIND,
+    disk.KIND,
+    domain.KIND,
+    nic.KIND,
+    disk.REPLACED,
+)

@@ -185,14 +185,21 @@ def _guest(writer: Writer, resolved: Resolved, index: int) -> Row:
 
 def _engine(resolved: Resolved, host: Row) -> Row:
     """What the domain is made of is fixed now, so that it stays the same wherever it goes."""
-    properties = json.loads(resolved.image["properties_json"])
     request = resolved.request
     return {
         "host_id": host["id"],
         "zone": host["zone"],
         "zone_asked": int(request.zone is not None),
         "host_asked": host["id"] if request.host is not None else None,
-        "machine_type": _machine_type(resolved.image, host),
+        **engine_of(resolved.image, host),
+    }
+
+
+def engine_of(image: Row, host: Row) -> Row:
+    """The columns of a server that its image's properties decide."""
+    properties = json.loads(image["properties_json"])
+    return {
+        "machine_type": _machine_type(image, host),
         "disk_bus": properties.get("hw_disk_bus", "virtio"),
         "nic_model": properties.get("hw_vif_model", "virtio"),
     }

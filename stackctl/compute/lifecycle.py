@@ -16,7 +16,7 @@ class Transition:
     """An action: the vm_states it starts from, its task meanwhile, its power command.
 
     Those that only change what belongs to a server have neither task nor command. A locked server
-    refuses all but those ``while_locked``.
+    refuses all but those ``while_locked``. ``keeps_off``: one that is off is not started by it.
     """
 
     action: str
@@ -24,6 +24,7 @@ class Transition:
     task_state: str = ""
     power_action: str = ""
     while_locked: bool = False
+    keeps_off: bool = False
 
 
 EXISTING = ("active", "stopped", "paused", "suspended", "rescued", "resized", "error")
@@ -46,6 +47,11 @@ TRANSITIONS = {
         Transition("unpause", ("paused",), "unpausing", "unpause"),
         Transition("suspend", ("active",), "suspending", "suspend"),
         Transition("resume", ("suspended",), "resuming", "resume"),
+        Transition(
+            "rebuild", ("active", "stopped", "error"), "rebuilding", "reboot-hard", keeps_off=True
+        ),
+        Transition("rescue", ("active", "stopped", "error"), "rescuing", "reboot-hard"),
+        Transition("unrescue", ("rescued", "error"), "unrescuing", "reboot-hard"),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
         Transition("rename", EXISTING, while_locked=True),

@@ -37,14 +37,7 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
     flavor = find(reader, "flavors", request.flavor, noun="flavor")
     keys = list(request.public_keys)
     if request.key_name is not None:
-        keypair = find(
-            reader,
-            "keypairs",
-            request.key_name,
-            noun="keypair",
-            where="user_id = ?",
-            parameters=(context.user_id,),
-        )
+        keypair = keypair_row(context, reader, request.key_name)
         keys.insert(0, (keypair["name"], keypair["public_key"]))
     nics = request.nics or _default_nics(context, reader)
     ports = tuple(_port(context, reader, nic) for nic in nics)
@@ -54,7 +47,7 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         else visible_network(context, reader, nic.network or "")
         for nic, port in zip(nics, ports, strict=True)
     )
-    disk_gb = _root_disk_gb(image, flavor)
+    disk_gb = root_disk_gb(image, flavor)
     groups = request.security_groups
     return Resolved(
         replace(request, nics=nics),
@@ -68,14 +61,52 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
     )
 
 
+def keypair_row(context: Context, reader: Reader, word: str) -> Row:
+    """The asker's key pair of this name."""
+    where = "user_id = ?"
+    return find(
+        reader, "keypairs", word, noun="keypair", where=where, parameters=(context.user_id,)
+    )
+
+
+def refuse_long_user_data(user_data: bytes | None) -> None:
+    """UsageError when user data are longer than guests are told."""
+    if user_data is not None and len(user_data) > USER_DATA_LIMIT_BYTES:
+        raise UsageError(
+            f"User data has {len(user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
+        )
+
+
+def root_disk_gb(image: Row, flavor: Row) -> int:
+    """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
+    if image["status"] != "active":
+        raise Conflict(f"Image {image['name']} is not active.")
+    if flavor["ram_mb"] < image["min_ram_mb"]:
+        raise Conflict(
+            f"Flavor's memory is too small for requested image: {flavor['ram_mb']} MB, "
+            f"{image['name']} needs {image['min_ram_mb']} MB."
+        )
+    image_gb = -(-image["virtual_size_bytes"] // GIB)
+    if flavor["disk_gb"] == 0:
+        return int(max(image_gb, image["min_disk_gb"], 1))
+    if flavor["disk_gb"] < image["min_disk_gb"]:
+        raise Conflict(
+            f"Flavor's disk is smaller than the minimum size specified in image metadata: "
+            f"{flavor['disk_gb']} GB, minimum {image['min_disk_gb']} GB."
+        )
+    if flavor["disk_gb"] * GIB < image["virtual_size_bytes"]:
+        raise Conflict(
+            f"Flavor's disk is too small for requested image. Flavor disk is "
+            f"{flavor['disk_gb'] * GIB} bytes, image is {image['virtual_size_bytes']} bytes."
+        )
+    return int(flavor["disk_gb"])
+
+
 def _check_words(request: BootRequest) -> None:
     if not 1 <= request.count <= MAX_COUNT:
         raise UsageError(f"--count {request.count}: between 1 and {MAX_COUNT} servers at a time.")
     checked_name("server", request.name)
-    if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT_BYTES:
-        raise UsageError(
-            f"User data has {len(request.user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
-        )
+    refuse_long_user_data(request.user_data)
     if request.count > 1 and any(nic.address or nic.port for nic in request.nics):
         raise UsageError("A fixed address or a port can be given to one server only (--count 1).")
 
@@ -99,28 +130,3 @@ def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
     if nic.port is None:
         return None
     return find_own(context, reader, "ports", nic.port, noun="port")
-
-
-def _root_disk_gb(image: Row, flavor: Row) -> int:
-    """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
-    if image["status"] != "active":
-        raise Conflict(f"Image {image['name']} is not active.")
-    if flavor["ram_mb"] < image["min_ram_mb"]:
-        raise Conflict(
-            f"Flavor's memory is too small for requested image: {flavor['ram_mb']} MB, "
-            f"{image['name']} needs {image['min_ram_mb']} MB."
-        )
-    image_gb = -(-image["virtual_size_bytes"] // GIB)
-    if flavor["disk_gb"] == 0:
-        return int(max(image_gb, image["min_disk_gb"], 1))
-    if flavor["disk_gb"] < image["min_disk_gb"]:
-        raise Conflict(
-            f"Flavor's disk is smaller than the minimum size specified in image metadata: "
-            f"{flavor['disk_gb']} GB, minimum {image['min_disk_gb']} GB."
-        )
-    if flavor["disk_gb"] * GIB < image["virtual_size_bytes"]:
-        raise Conflict(
-            f"Flavor's disk is too small for requested image. Flavor disk is "
-            f"{flavor['disk_gb'] * GIB} bytes, image is {image['virtual_size_bytes']} bytes."
-        )
-    return int(flavor["disk_gb"])

@@ -67,7 +67,7 @@ def set_server(context: Context, word: str, change: ServerChange) -> Done[Server
             lifecycle.require(server, "set")
         lifecycle.require(server, "rename")
         if change.name not in (None, server["name"]):
-            _refuse_taken(writer, server, str(change.name))
+            refuse_taken(writer, server, str(change.name))
         values = _columns(server, change)
         writer.update("servers", server["id"], **values, version=server["version"] + 1)
         # Its host's spec has the name and the properties, for the config drive.
@@ -88,6 +88,20 @@ def set_server(context: Context, word: str, change: ServerChange) -> Done[Server
     return done
 
 
+def refuse_taken(reader: Reader, server: Row, name: str) -> None:
+    """Conflict when another server of the project has this name."""
+    taken = reader.one(
+        "SELECT id FROM servers WHERE project_id = ? AND name = ? AND deleted_at IS NULL",
+        server["project_id"],
+        name,
+    )
+    if taken is not None:
+        raise Conflict(
+            f"There is already a server called {name} ({taken['id']}). {server['name']} keeps its "
+            "name."
+        )
+
+
 def _write(context: Context, action: str, word: str, arguments: Row, values: Row) -> Done[Server]:
     """Set columns that no host knows of."""
 
@@ -105,19 +119,6 @@ def _told(reader: Reader, server_id: str) -> Server:
 
 def _again(reader: Reader, row: Row) -> Server:
     return _told(reader, row["id"])
-
-
-def _refuse_taken(reader: Reader, server: Row, name: str) -> None:
-    taken = reader.one(
-        "SELECT id FROM servers WHERE project_id = ? AND name = ? AND deleted_at IS NULL",
-        server["project_id"],
-        name,
-    )
-    if taken is not None:
-        raise Conflict(
-            f"There is already a server called {name} ({taken['id']}). {server['name']} keeps its "
-            "name."
-        )
 
 
 def _columns(server: Row, change: ServerChange) -> Row:

@@ -248,16 +248,18 @@ class Reporter:
         )
 
 
-# Servers that cannot be built without a part, by the part's kind: its id, the host.
+# Servers that cannot be built (or rebuilt) without a part, by the part's kind: its id, the host.
 _WAITING = {
     "port": """
 SELECT * FROM servers WHERE id = (SELECT device_id FROM ports WHERE id = ?)
-  AND host_id = ? AND vm_state = 'building' AND deleted_at IS NULL
+  AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL) AND deleted_at IS NULL
 """,
     "image": """
-SELECT servers.* FROM servers JOIN images ON images.id = servers.image_id
+SELECT servers.* FROM servers
+JOIN images ON images.id = ifnull(servers.rescue_image_id, servers.image_id)
 WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
-  AND host_id = ? AND vm_state = 'building' AND servers.deleted_at IS NULL
+  AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL)
+  AND servers.deleted_at IS NULL
 """,
 }
 

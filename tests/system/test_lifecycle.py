@@ -85,3 +85,106 @@ def test_a_locked_server_stays_and_a_renamed_one_keeps_its_address(fleet: Fleet)
     drive = f"/var/lib/stackctl/host/drives/{id_}.iso"
     meta = fleet.inside("host1", "grep", "-a", '"role"', drive)
     assert '"front"' in meta
+
+
+def disk_files(fleet: Fleet, name: str = "vm") -> list[str]:
+    """The files that a domain's disks are now, config drive excepted, by target."""
+    domain = f"sc-{fleet.servers()[name]['ID']}"
+    lines = fleet.inside("host1", "virsh", "-q", "domblklist", domain).splitlines()
+    found = [line.split() for line in lines]
+    return [f"{target} {path.rpartition('/')[2]}" for target, path in found if target != "hdd"]
+
+
+def sha256(fleet: Fleet, name: str) -> str:
+    """What a disk's file on host1 holds."""
+    return fleet.inside("host1", "sha256sum", f"/var/lib/stackctl/host/disks/{name}").split()[0]
+
+
+def test_a_rebuilt_server_keeps_its_address_and_nothing_of_its_disk(fleet: Fleet) -> None:
+    fleet.boot("vm", "--host", "host1")
+    before, (old,) = fleet.servers()["vm"], disk_files(fleet)
+    fleet.run("rebuild", "vm", "--yes", "--property", "again=yes")
+    after, (new,) = fleet.servers()["vm"], disk_files(fleet)
+    assert {**after, "Status": "ACTIVE"} == before
+    assert new != old
+    fleet.check_at_rest()
+    fleet.run("stop", "vm")
+    fleet.run("server", "rebuild", "--image", "tiny", "vm")
+    assert fleet.statuses() == {"vm": "SHUTOFF"}
+    fleet.check_at_rest()
+
+
+def test_a_rescued_server_boots_from_another_disk_and_its_own_stays_as_it_was(
+    fleet: Fleet,
+) -> None:
+    fleet.boot("vm", "--host", "host1")
+    fleet.run("stop", "vm")
+    (own,) = disk_files(fleet)
+    name = own.split()[1]
+    hashed = sha256(fleet, name)
+    fleet.run("rescue", "vm")
+    assert fleet.statuses() == {"vm": "RESCUE"}
+    first, second = disk_files(fleet)
+    assert second == f"vdb {name}"
+    assert first.startswith("vda ") and name not in first
+    fleet.check_at_rest()
+    fleet.run("unrescue", "vm")
+    assert fleet.statuses() == {"vm": "ACTIVE"}
+    assert disk_files(fleet) == [own]
+    assert sha256(fleet, name) == hashed
+    fleet.check_at_rest()
+
+
+MAX_POINTS = 120
+KILLED = -9
+
+
+def agent_killed(fleet: Fleet, at: int, *argv: str) -> int:
+    """Run a command whose agent on host1 dies at a point; whether it did: it is started again."""
+    before = fleet.logins("host1")
+    fleet.run(*argv, STACKCTL_AGENT_KILL_AT=str(at))
+    return fleet.logins("host1") - before - 1
+
+
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_other_disks_are_finished_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
+    fleet.boot("vm", "--host", "host1")
+    for at in range(1, MAX_POINTS, stride):
+        (old,) = disk_files(fleet)
+        dead = agent_killed(fleet, at, "rebuild", "vm", "--yes")
+        (own,) = disk_files(fleet)
+        assert own != old
+        dead += agent_killed(fleet, at, "rescue", "vm")
+        assert fleet.statuses() == {"vm": "RESCUE"}
+        assert own.replace("vda", "vdb") in disk_files(fleet)
+        dead += agent_killed(fleet, at, "unrescue", "vm")
+        assert (fleet.statuses(), disk_files(fleet)) == ({"vm": "ACTIVE"}, [own])
+        fleet.check_at_rest()
+        if dead == 0:
+            assert at > 10
+            return
+    raise AssertionError("the points never end")
+
+
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_other_disks_are_finished_or_undone_though_the_controller_dies_at_any_point(
+    fleet: Fleet, stride: int
+) -> None:
+    fleet.boot("vm", "--host", "host1")
+    for at in range(1, MAX_POINTS, stride):
+        ended = 0
+        for argv in (("rebuild", "vm", "--yes"), ("rescue", "vm"), ("unrescue", "vm")):
+            done = fleet.run(*argv, exit=None, STACKCTL_KILL_AT=str(at))
+            assert done.exit in (0, KILLED), str(done)
+            ended += done.exit == 0
+            fleet.run("converge", "--all")
+            fleet.check_at_rest()
+            wanted = "RESCUE" if argv[0] == "rescue" else "ACTIVE"
+            if fleet.statuses() != {"vm": wanted}:
+                assert done.exit == KILLED
+                fleet.run(*argv)
+            assert fleet.statuses() == {"vm": wanted}
+        if ended == 3:
+            assert at > 4
+            return
+    raise AssertionError("the points never end")

@@ -20,6 +20,9 @@ ALLOWED = {
     "resume": {"suspended"},
     "attach-interface": {"active", "paused", "stopped"},
     "detach-interface": {"active", "paused", "stopped"},
+    "rebuild": {"active", "stopped", "error"},
+    "rescue": {"active", "stopped", "error"},
+    "unrescue": {"rescued", "error"},
     "rename": BUILT,
     "set": BUILT,
 }
