@@ -1,7 +1,8 @@
 """Actions: what a controller asks of a host beside being what its spec says.
 
 They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` at a time
-may be open: after its result, bytes on the channel are the relay's.
+may be open: after its result, bytes on the channel are the relay's. Or one ``snapshot``: bytes
+between its ``stream`` and its result are a file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
-from agent import layout, prune, purge, tracing, waiting
+from agent import layout, prune, purge, snapshots, tracing, waiting
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed, fault_of
 from agent.relay import Relay
@@ -76,7 +77,7 @@ def _open_relay(channel: Channel, message: Args) -> Optional[Relay]:
 
 def _answer(channel: Channel, store: Store, message: Args) -> None:
     try:
-        value = _run(store, message, channel.check)
+        value = _run(channel, store, message)
         if len(json.dumps(value)) > MAX_REPLY_BYTES - 4096:
             raise StepFailed(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
         channel.send({"type": "result", "id": message.get("id"), "ok": True, "value": value})
@@ -94,11 +95,13 @@ def _send_fault(channel: Channel, message: Args, error: Exception) -> None:
         return  # whoever asked is gone; the reader of the channel ends the exchange
 
 
-def _run(store: Store, message: Args, check: Callable[[], None]) -> Any:
+def _run(channel: Channel, store: Store, message: Args) -> Any:
+    if message.get("name") == "snapshot":
+        return snapshots.serve(channel, store, str(message.get("id")), _args(message))
     action = _ACTIONS.get(str(message.get("name")))
     if action is None:
         raise StepFailed(f"unknown action {str(message.get('name'))[:40]!r}")
-    return action(store, _args(message), check)
+    return action(store, _args(message), channel.check)
 
 
 def _args(message: Args) -> Args:

@@ -9,6 +9,7 @@ from typing import Optional
 
 from agent import images, killpoint, layout
 from agent.faults import StepFailed
+from agent.resources import domain_power
 from agent.resources.base import Host, Step
 from agent.resources.domain_xml import disk_files
 from agent.spec import Disk, HostSpec, Server, Tombstone
@@ -82,6 +83,8 @@ class DiskKind:
             return self._step(disk, "failed", Fault(f"not tried: image {disk.image_id} failed"))
 
         def make() -> None:
+            if disk.source_id is not None and server is not None:
+                _stop_for_copy(server)
             build(host.data, spec, disk)
 
         why = "not built yet"
@@ -133,7 +136,10 @@ def build(data: Path, spec: HostSpec, disk: Disk) -> None:
     part = ImageFile(_with_part(path)[1], disk.format)
     part.path.unlink(missing_ok=True)
     try:
-        _fill(part, base_of(data, spec, disk), disk)
+        if disk.source_id is not None:
+            _clone(data, disk, part)
+        else:
+            _fill(part, base_of(data, spec, disk), disk)
         part.path.chmod(0o600)
         files.sync_path(part.path)
         killpoint.reached(f"disk {disk.id} written")
@@ -168,6 +174,31 @@ def _fill(part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:
     else:
         qemu_img.copy(base, part)
         qemu_img.resize(part, disk.size_bytes)
+
+
+def _stop_for_copy(server: Server) -> None:
+    """A guest whose disk is to be copied goes off first, as its power command wants it.
+
+    It is started by its domain's step, which finds the command not yet obeyed.
+    """
+    if libvirt_conn.state(server.id) not in ("RUNNING", "PAUSED", "SUSPENDED"):
+        return
+    if server.power.action not in ("reboot", "reboot-hard", "stop"):
+        raise StepFailed("the guest runs on the disk that is to be copied")
+    domain_power.stop(server.id, server.power.timeout_s)
+    killpoint.reached(f"domain {server.id} stopped")
+
+
+def _clone(data: Path, disk: Disk, part: ImageFile) -> None:
+    source = layout.disk(data, disk.source_id or "", disk.format)
+    if not source.exists():
+        raise StepFailed(f"disk {disk.source_id}, which it is a copy of, is missing")
+    free, _ = files.free_bytes(source)
+    needed = source.stat().st_blocks * 512
+    if free < needed:
+        raise StepFailed(f"a copy of the disk needs {needed} bytes; {free} are free")
+    qemu_img.clone(source, part.path)
+    qemu_img.resize(part, disk.size_bytes)
 
 
 def _files(host: Host, disk_id: str) -> list[Path]:

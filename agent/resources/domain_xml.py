@@ -25,6 +25,7 @@ OWN_SLOTS = 4
 
 MARK_URI = "urn:stackctl:server:1"
 MARK_KEY = "stackctl"
+GUEST_AGENT = "org.qemu.guest_agent.0"
 DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
 NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139")
 
@@ -190,6 +191,31 @@ def disk_files(xml: str) -> set[str]:
     return {source.get("file", "") for source in sources} - {""}
 
 
+def disk_target(xml: str, path: str) -> Optional[str]:
+    """The name that a guest's disk has in its domain, by its file."""
+    for disk in ElementTree.fromstring(xml).iterfind("devices/disk"):
+        if _attribute(disk, "source", "file") == path:
+            return _attribute(disk, "target", "dev")
+    return None
+
+
+def has_guest_agent(xml: str) -> bool:
+    """Whether an agent in a running guest is listening."""
+    targets = ElementTree.fromstring(xml).iterfind("devices/channel/target")
+    names = {each.get("name"): each.get("state") for each in targets}
+    return names.get(GUEST_AGENT) == "connected"
+
+
+def backup_xml(target: str, path: str) -> str:
+    """The job that copies one disk of a running guest to a qcow2 file of its own."""
+    root = Element("domainbackup", mode="push")
+    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file")
+    SubElement(disk, "driver", type="qcow2")
+    SubElement(disk, "target", file=path)
+    _check_text(root)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
 def essentials(domain: DomainInput) -> tuple[str, ...]:
     """What must be found in an existing domain beside the digest: edits by hand show here."""
     return (
@@ -304,7 +330,7 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
     _add_console(devices, domain)
     channel = SubElement(devices, "channel", type="unix")
-    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    SubElement(channel, "target", type="virtio", name=GUEST_AGENT)
     rng = SubElement(devices, "rng", model="virtio")
     SubElement(rng, "backend", model="random").text = "/dev/urandom"
     SubElement(devices, "memballoon", model="virtio")

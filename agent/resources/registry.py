@@ -12,6 +12,7 @@ from agent.resources import (
     nic,
     port,
     router,
+    snapshot,
     tunnel,
     zones,
 )
@@ -33,6 +34,7 @@ KINDS: tuple[Kind, ...] = (
     *NETWORK_KINDS,
     image.KIND,
     disk.KIND,
+    snapshot.KIND,
     domain.KIND,
     nic.KIND,
     disk.REPLACED,

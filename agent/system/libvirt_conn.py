@@ -197,6 +197,47 @@ def unplug(domain_id: str, alias: str) -> None:
     _call(lambda: _domain(domain_id).detachDeviceAlias(alias, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
 
 
+def begin_backup(domain_id: str, job: str) -> None:
+    """Begin to copy a disk of a domain that runs, as it is now (XML of the job)."""
+    _call(lambda: _domain(domain_id).backupBegin(job, None, 0))
+
+
+def backup_ended(domain_id: str) -> Optional[str]:
+    """None while a domain's backup goes on; then empty, or why it did not succeed."""
+
+    def work() -> Optional[str]:
+        module, domain = _libvirt(), _domain(domain_id)
+        if domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+            return None
+        last = domain.jobStats(module.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        if last.get("type") == module.VIR_DOMAIN_JOB_COMPLETED:
+            return ""
+        return str(last.get("errmsg") or "the job was cancelled, or the guest went off")
+
+    return _call(work, QUERY_TIMEOUT_S)
+
+
+def abort_job(domain_id: str) -> None:
+    """Have a domain's backup stopped; well if there is none."""
+
+    def work() -> None:
+        module, domain = _libvirt(), _domain(domain_id)
+        if domain.isActive() and domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+            domain.abortJob()
+
+    _call(work)
+
+
+def freeze(domain_id: str) -> None:
+    """Have the agent in a guest write out and freeze its file systems."""
+    _call(lambda: _domain(domain_id).fsFreeze())
+
+
+def thaw(domain_id: str) -> None:
+    """Let a guest's file systems go on."""
+    _call(lambda: _domain(domain_id).fsThaw())
+
+
 def live_xml(domain_id: str) -> str:
     """The XML of a domain as it runs (or would run)."""
     text: str = _call(lambda: _domain(domain_id).XMLDesc(0), QUERY_TIMEOUT_S)

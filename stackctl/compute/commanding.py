@@ -25,11 +25,20 @@ _COMMANDED = (
     "task_state",
     "vm_state",
     "kept_state",
+    "soft_deleted_at",
     "power_action",
     "power_serial",
     "held",
     "image_id",
     "rescue_image_id",
+    "before_resize_json",
+    "flavor_id",
+    "flavor_name",
+    "vcpus",
+    "ram_mb",
+    "disk_gb",
+    "ephemeral_gb",
+    "swap_mb",
     "key_name",
     "public_keys_json",
     "user_data_sha256",
@@ -133,7 +142,9 @@ def _command(
 
 
 def _stays_off(transition: lifecycle.Transition, server: Row) -> bool:
-    return transition.keeps_off and server["vm_state"] == "stopped"
+    """Whether the guest is off and has to stay so."""
+    off = server["vm_state"] == "resized" and server["power_state"] != "RUNNING"
+    return transition.keeps_off and (off or server["vm_state"] == "stopped")
 
 
 def _take_back(operation: Operation, lost: Sequence[Before]) -> None:

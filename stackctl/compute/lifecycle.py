@@ -30,6 +30,9 @@ class Transition:
 EXISTING = ("active", "stopped", "paused", "suspended", "rescued", "resized", "error")
 """A server that was built, whatever became of it."""
 
+COPIED = ("active", "stopped", "paused", "suspended")
+"""A server whose disk can become an image."""
+
 
 TRANSITIONS = {
     item.action: item
@@ -52,6 +55,15 @@ TRANSITIONS = {
         ),
         Transition("rescue", ("active", "stopped", "error"), "rescuing", "reboot-hard"),
         Transition("unrescue", ("rescued", "error"), "unrescuing", "reboot-hard"),
+        Transition("resize", ("active", "stopped"), "resizing", "reboot", keeps_off=True),
+        Transition("confirm-resize", ("resized",), "resize-confirming"),
+        Transition(
+            "revert-resize", ("resized", "error"), "resize-reverting", "reboot", keeps_off=True
+        ),
+        Transition("soft-delete", (*EXISTING, "building"), "soft-deleting", "stop"),
+        Transition("restore", ("soft-delete",), "restoring", "start"),
+        Transition("snapshot", COPIED, "image-snapshot", while_locked=True),
+        Transition("backup", COPIED, "image-backup", while_locked=True),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
         Transition("rename", EXISTING, while_locked=True),
@@ -76,6 +88,7 @@ _VM_STATUS = {
     "suspended": "SUSPENDED",
     "rescued": "RESCUE",
     "resized": "VERIFY_RESIZE",
+    "soft-delete": "SOFT_DELETED",
     "error": "ERROR",
     "deleted": "DELETED",
 }

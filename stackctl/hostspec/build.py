@@ -272,6 +272,7 @@ def _disk(row: Row) -> spec.Disk:
         size_bytes=row["size_bytes"],
         build=row["state"] == "build",
         image_id=row["image_id"],
+        source_id=row["source_id"] if row["state"] == "build" else None,
     )
 
 

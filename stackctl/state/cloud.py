@@ -32,6 +32,8 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "default_store": "local",
     # Another list of the distributions' images than the one that comes along; a file.
     "image_catalogue": None,
+    # Seconds in which a deleted server can be restored; 0: it is gone at once.
+    "reclaim_instance_interval": 0,
     "connect_timeout_s": 10,
     "peripheral_connect_timeout_s": 3,
 }

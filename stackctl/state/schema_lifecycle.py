@@ -5,9 +5,12 @@ ALTER TABLE servers ADD COLUMN locked INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE servers ADD COLUMN lock_reason TEXT NOT NULL DEFAULT '';
 ALTER TABLE servers ADD COLUMN tags_json TEXT NOT NULL DEFAULT '[]';
 
--- rescued or resized: its vm_state until somebody ends that, whatever its guest does.
+-- rescued, resized or soft-delete: its vm_state until somebody ends that, whatever its guest does.
 ALTER TABLE servers ADD COLUMN kept_state TEXT;
 ALTER TABLE servers ADD COLUMN rescue_image_id TEXT REFERENCES images(id);
+
+-- When it was deleted softly: it can be restored until the cloud's interval is over.
+ALTER TABLE servers ADD COLUMN soft_deleted_at TEXT;
 
 -- Flavor and sizes before a resize that is neither confirmed nor reverted.
 ALTER TABLE servers ADD COLUMN before_resize_json TEXT;

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from stackctl.compute.keypairs import add_keypair
 from stackctl.identity.context import admin_context
 from stackctl.image.service import create_image
 from stackctl.image.types import NewImage
@@ -61,9 +63,13 @@ def test_a_qemu_that_dies_is_seen_as_crashed_and_a_halt_as_shut_down(fleet: Flee
     eventually(lambda: power(fleet) == ("SHUTOFF", "Crashed"), "the crash is seen")
     fleet.check_at_rest()
     fleet.run("start", "vm")
-    # As if somebody had typed poweroff in the guest.
-    fleet.inside("host1", "virsh", "-q", "shutdown", domain)
-    eventually(lambda: power(fleet) == ("SHUTOFF", "Shutdown"), "the halt is seen")
+
+    def halts() -> bool:
+        # As if somebody had typed poweroff in the guest; one that still boots does not hear it.
+        fleet.inside("host1", "virsh", "-q", "shutdown", domain, check=False)
+        return power(fleet) == ("SHUTOFF", "Shutdown")
+
+    eventually(halts, "the halt is seen")
     assert "active -> stopped (power state SHUTDOWN)" in told(fleet)
 
 
@@ -186,5 +192,137 @@ def test_other_disks_are_finished_or_undone_though_the_controller_dies_at_any_po
             assert fleet.statuses() == {"vm": wanted}
         if ended == 3:
             assert at > 4
+            return
+    raise AssertionError("the points never end")
+
+
+# --- snapshots ----------------------------------------------------------------------------------
+
+
+def copies(fleet: Fleet) -> list[str]:
+    """What lies in host1's folder of copies."""
+    folder = "/var/lib/stackctl/host/snapshots"
+    return fleet.inside("host1", "sh", "-c", f"ls -A {folder} 2>/dev/null || :").split()
+
+
+def images(fleet: Fleet) -> set[str]:
+    """The names of all images."""
+    return {row["Name"] for row in fleet.run("image-list", "-f", "json", "-c", "Name").json}
+
+
+def test_a_snapshot_taken_under_write_load_boots_with_what_was_written(
+    fleet: Fleet, guest_image: Path, tmp_path: Path
+) -> None:
+    context = admin_context(fleet.cloud)
+    with guest_image.open("rb") as stream:
+        create_image(context, NewImage("guest", "qcow2"), stream).check()
+    key = tmp_path / "key"
+    key.write_text(add_keypair(context, "writer").value.private_key or "")
+    key.chmod(0o600)
+    fleet.run("flavor-create", "writing", "--ram", "128", "--disk", "1", "--vcpus", "1")
+    small = ("--flavor", "writing", "--nic", "net=faults", "--key", "writer", "--wait", "ssh")
+    fleet.run("boot", "vm", "--image", "guest", *small, "--host", "host1")
+
+    def inside(name: str, command: str) -> str:
+        done = fleet.start("ssh", "-i", str(key), name, command).wait()
+        assert done.exit == 0, str(done)
+        return done.out
+
+    writing = "while :; do dd if=/dev/urandom of=/root/load bs=64k count=64 conv=fsync; done"
+    inside(
+        "vm", f"echo written before > /root/marker; sync; ({writing}) > /dev/null 2>&1 & sleep 1"
+    )
+    chain = disk_files(fleet)
+    fleet.run("image-snapshot", "vm", "under-load")
+    assert disk_files(fleet) == chain
+    assert inside("vm", "cat /root/marker") == "written before\n"
+    fleet.check_at_rest()
+    fleet.run("boot", "again", "--image", "under-load", *small, "--host", "host2")
+    assert inside("again", "cat /root/marker") == "written before\n"
+    fleet.run("pause", "vm")
+    fleet.run("backup", "vm", "paused", "daily", "1")
+    fleet.run("unpause", "vm")
+    fleet.run("stop", "vm")
+    fleet.run("server", "backup", "create", "--name", "off", "--rotate", "1", "vm")
+    assert {"under-load", "off"} <= images(fleet)
+    assert "paused" not in images(fleet)
+    assert copies(fleet) == []
+
+
+def test_a_snapshot_is_made_or_undone_whoever_dies(fleet: Fleet) -> None:
+    fleet.boot("vm", "--host", "host1")
+    chain = disk_files(fleet)
+    for who in ("STACKCTL_AGENT_KILL_AT", "STACKCTL_KILL_AT"):
+        for at in range(1, MAX_POINTS):
+            name = f"{who}-{at}"
+            done = fleet.run("image-snapshot", "vm", name, exit=None, **{who: str(at)})
+            fleet.run("converge", "--all")
+            fleet.run("recover")
+            assert (name in images(fleet)) >= (done.exit == 0), str(done)
+            assert disk_files(fleet) == chain
+            assert copies(fleet) == []
+            fleet.check_at_rest()
+            if done.exit == 0:
+                assert at > 3
+                break
+        else:
+            raise AssertionError("the points never end")
+    fleet.run("stop", "vm")
+    hashed = sha256(fleet, chain[0].split()[1])
+    for at in range(1, 4):
+        fleet.run("image-snapshot", "vm", f"off-{at}", exit=None, STACKCTL_AGENT_KILL_AT=str(at))
+        fleet.run("converge", "--all")
+        assert copies(fleet) == []
+    assert sha256(fleet, chain[0].split()[1]) == hashed
+    fleet.run("image-snapshot", "vm", "last")
+    files = fleet.rows("SELECT DISTINCT sha256 FROM images WHERE deleted_at IS NULL")
+    kept = {path.name for path in fleet.cloud.images.iterdir()}
+    assert kept <= {row["sha256"] for row in files}
+
+
+# --- another flavor -----------------------------------------------------------------------------
+
+
+def test_a_resized_server_runs_on_grown_copies_until_a_word_is_said(fleet: Fleet) -> None:
+    fleet.run("flavor-create", "grown", "--ram", "96", "--disk", "2", "--vcpus", "2")
+    fleet.boot("vm", "--host", "host1")
+    fleet.run("stop", "vm")
+    old = disk_files(fleet)
+    hashed = sha256(fleet, old[0].split()[1])
+    fleet.run("start", "vm")
+    fleet.run("resize", "vm", "grown")
+    assert fleet.statuses() == {"vm": "VERIFY_RESIZE"}
+    new = disk_files(fleet)
+    assert new != old
+    domain = f"sc-{fleet.servers()['vm']['ID']}"
+    said = fleet.inside("host1", "virsh", "-q", "domblkinfo", domain, "vda")
+    assert f"{2 << 30}" in said
+    assert "98304 KiB" in fleet.inside("host1", "virsh", "dominfo", domain)
+    fleet.check_at_rest()
+    fleet.run("server", "resize", "revert", "vm")
+    assert (fleet.statuses(), disk_files(fleet)) == ({"vm": "ACTIVE"}, old)
+    fleet.check_at_rest()
+    fleet.run("stop", "vm")
+    assert sha256(fleet, old[0].split()[1]) == hashed
+    fleet.run("resize", "vm", "grown")
+    fleet.run("resize-confirm", "vm")
+    assert fleet.statuses() == {"vm": "SHUTOFF"}
+    fleet.run("start", "vm")
+    fleet.check_at_rest()
+
+
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_resize_is_finished_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
+    fleet.run("flavor-create", f"grown-{stride}", "--ram", "96", "--disk", "2", "--vcpus", "2")
+    fleet.boot("vm", "--host", "host1")
+    for at in range(1, MAX_POINTS, stride):
+        old = disk_files(fleet)
+        dead = agent_killed(fleet, at, "resize", "vm", f"grown-{stride}")
+        assert fleet.statuses() == {"vm": "VERIFY_RESIZE"}
+        dead += agent_killed(fleet, at, "resize-revert", "vm")
+        assert (fleet.statuses(), disk_files(fleet)) == ({"vm": "ACTIVE"}, old)
+        fleet.check_at_rest()
+        if dead == 0:
+            assert at > 7
             return
     raise AssertionError("the points never end")

@@ -8,7 +8,7 @@ from stackctl.errors import Conflict, HostUnreachable, PartlyDone
 from stackctl.state import write
 
 BUILT = {"active", "stopped", "paused", "suspended", "rescued", "resized", "error"}
-STATES = ("building", *sorted(BUILT))
+STATES = ("building", "soft-delete", *sorted(BUILT))
 ALLOWED = {
     "start": {"stopped"},
     "stop": {"active", "error"},
@@ -23,10 +23,17 @@ ALLOWED = {
     "rebuild": {"active", "stopped", "error"},
     "rescue": {"active", "stopped", "error"},
     "unrescue": {"rescued", "error"},
+    "snapshot": {"active", "stopped", "paused", "suspended"},
+    "backup": {"active", "stopped", "paused", "suspended"},
+    "resize": {"active", "stopped"},
+    "confirm-resize": {"resized"},
+    "revert-resize": {"resized", "error"},
+    "soft-delete": {*BUILT, "building"},
+    "restore": {"soft-delete"},
     "rename": BUILT,
     "set": BUILT,
 }
-WHILE_LOCKED = {"rename"}
+WHILE_LOCKED = {"rename", "snapshot", "backup"}
 
 
 def server_in(vm_state, **more):
@@ -59,7 +66,7 @@ def test_nothing_begins_while_something_else_goes_on(action):
 
 @pytest.mark.parametrize("action", ALLOWED)
 def test_a_locked_server_refuses(action):
-    state = min(ALLOWED[action] & BUILT)
+    state = min(ALLOWED[action])
     server = server_in(state, locked=1, lock_reason="do not touch")
     if action in WHILE_LOCKED:
         require(server, action)
@@ -83,6 +90,7 @@ def test_a_locked_server_refuses(action):
         ("suspended", None, "SUSPENDED"),
         ("rescued", None, "RESCUE"),
         ("resized", None, "VERIFY_RESIZE"),
+        ("soft-delete", None, "SOFT_DELETED"),
         ("active", "rebuilding", "REBUILD"),
         ("stopped", "resizing", "RESIZE"),
         ("resized", "resize-reverting", "REVERT_RESIZE"),
