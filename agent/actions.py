@@ -1,20 +1,20 @@
 """Actions: what a controller asks of a host beside being what its spec says.
 
-They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` at a time
-may be open: after its result, bytes on the channel are the relay's. Or one ``snapshot``: bytes
-between its ``stream`` and its result are a file.
+They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` (or
+``console``) at a time may be open: after its result, bytes on the channel are the relay's. Or one
+``snapshot``: bytes between its ``stream`` and its result are a file.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from agent import layout, prune, purge, snapshots, tracing, waiting
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed, fault_of
-from agent.relay import Relay
+from agent.relay import Console, Relay
 from agent.spec import to_plain
 from agent.store import Store
 from agent.system import files, libvirt_conn
@@ -27,6 +27,9 @@ WORKERS = 16
 MAX_CONSOLE_BYTES = 2 * 1024 * 1024
 """Console bytes in one reply: JSON may need two for one."""
 
+Way = Union[Relay, Console]
+"""A way into a guest."""
+
 Args = dict[str, Any]
 Action = Callable[[Store, Args, Callable[[], None]], Any]
 
@@ -34,7 +37,7 @@ Action = Callable[[Store, Args, Callable[[], None]], Any]
 def serve(channel: Channel, store: Store) -> None:
     """Answer ``act`` messages until ``bye``; ChannelLost when the controller is gone."""
     pool: Optional[ThreadPoolExecutor] = None
-    relay: Optional[Relay] = None
+    relay: Optional[Way] = None
     try:
         while True:
             frame = channel.receive()
@@ -45,8 +48,8 @@ def serve(channel: Channel, store: Store) -> None:
                 return
             elif frame.message["type"] != "act":
                 raise WireError(f"expected act or bye, got {frame.message['type'][:40]!r}")
-            elif frame.message.get("name") == "relay":
-                relay = _open_relay(channel, frame.message)
+            elif frame.message.get("name") in ("relay", "console"):
+                relay = _open_relay(channel, store, frame.message)
             else:
                 pool = pool or _pool()
                 pool.submit(_answer, channel, store, frame.message)
@@ -64,9 +67,13 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(WORKERS, thread_name_prefix="action")
 
 
-def _open_relay(channel: Channel, message: Args) -> Optional[Relay]:
+def _open_relay(channel: Channel, store: Store, message: Args) -> Optional[Way]:
+    relay: Way
     try:
-        relay = Relay(channel, _args(message))
+        if message["name"] == "console":
+            relay = Console(channel, store.data, _args(message))
+        else:
+            relay = Relay(channel, _args(message))
     except Exception as error:
         _send_fault(channel, message, error)
         return None

@@ -199,6 +199,12 @@ def disk_target(xml: str, path: str) -> Optional[str]:
     return None
 
 
+def console_path(xml: str) -> Optional[str]:
+    """The terminal behind the serial port of a guest that runs."""
+    source = ElementTree.fromstring(xml).find("devices/serial[@type='pty']/source")
+    return None if source is None else source.get("path")
+
+
 def has_guest_agent(xml: str) -> bool:
     """Whether an agent in a running guest is listening."""
     targets = ElementTree.fromstring(xml).iterfind("devices/channel/target")

@@ -66,6 +66,7 @@ COMMANDS: dict[str, Entry] = {
     "interface-attach": Entry("interface", "Give a server another NIC", "Servers"),
     "interface-detach": Entry("interface", "Take a NIC from a server", "Servers"),
     "interface-list": Entry("interface", "List a server's NICs", "Servers"),
+    "console": Entry("console", "Sit down at a server's serial console", "Servers"),
     "console-log": Entry("server", "Print a server's serial console", "Servers"),
     "ssh": Entry("server", "Log in to a server", "Servers"),
     "add-secgroup": Entry("security_group", "Add a security group to a server", "Servers"),

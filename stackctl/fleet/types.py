@@ -116,6 +116,10 @@ class Session(Protocol):
         """Carry bytes between two file descriptors and a TCP port inside a subnet."""
         ...
 
+    def console(self, server_id: str, from_fd: int, to_fd: int) -> None:
+        """Carry bytes between two file descriptors and a server's serial console."""
+        ...
+
     def close(self) -> None:
         """Say bye and end the connection."""
         ...

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,6 +208,27 @@ def copies(fleet: Fleet) -> list[str]:
     return fleet.inside("host1", "sh", "-c", f"ls -A {folder} 2>/dev/null || :").split()
 
 
+def typed(fleet: Fleet, name: str, line: str, until: bytes) -> bytes:
+    """What a guest's serial console shows while somebody types, until something is there."""
+    command = [sys.executable, "-m", "stackctl", "console", name]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=fleet.environment({})
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        seen = b""
+        for text, answer in (("\n", b"# "), (f"{line}\n", until)):
+            process.stdin.write(text.encode())
+            process.stdin.flush()
+            while answer not in seen:
+                piece = os.read(process.stdout.fileno(), 4096)
+                assert piece, seen
+                seen += piece
+        process.stdin.close()
+        seen += process.stdout.read()
+    assert process.returncode == 0
+    return seen
+
+
 def images(fleet: Fleet) -> set[str]:
     """The names of all images."""
     return {row["Name"] for row in fleet.run("image-list", "-f", "json", "-c", "Name").json}
@@ -239,6 +263,7 @@ def test_a_snapshot_taken_under_write_load_boots_with_what_was_written(
     fleet.check_at_rest()
     fleet.run("boot", "again", "--image", "under-load", *small, "--host", "host2")
     assert inside("again", "cat /root/marker") == "written before\n"
+    typed(fleet, "vm", "echo $((40 + 2)) is typed", until=b"42 is typed")
     fleet.run("pause", "vm")
     fleet.run("backup", "vm", "paused", "daily", "1")
     fleet.run("unpause", "vm")
