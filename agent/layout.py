@@ -51,6 +51,11 @@ def disk(data: Path, disk_id: str, disk_format: str) -> Path:
     return disks(data) / f"{checked(disk_id)}.{checked(disk_format)}"
 
 
+def snapshots(data: Path) -> Path:
+    """The folder of copies of disks that are being made."""
+    return data / "snapshots"
+
+
 def drives(data: Path) -> Path:
     """The folder of config drives."""
     return data / "drives"

@@ -14,11 +14,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from agent.spec import digest
 
-COMPILER = 1
+COMPILER = 3
 """Raised when the XML made from the same inputs changes: domains are then redefined."""
-
-Q35_COMPILER = 2
-"""The same for q35 machines, whose definitions have spare slots since 2."""
 
 SPARE_SLOTS = 8
 """NICs that can be plugged into a running q35 machine (pc has free slots by itself)."""
@@ -28,6 +25,7 @@ OWN_SLOTS = 4
 
 MARK_URI = "urn:stackctl:server:1"
 MARK_KEY = "stackctl"
+GUEST_AGENT = "org.qemu.guest_agent.0"
 DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
 NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139")
 
@@ -127,7 +125,7 @@ class Described:
 
 def input_digest(domain: DomainInput) -> str:
     """Names the inputs of a definition: equal digests, equal domains."""
-    return digest([Q35_COMPILER if _is_q35(domain) else COMPILER, domain])
+    return digest([COMPILER, domain])
 
 
 def compile_domain(domain: DomainInput, mark: Mark) -> str:
@@ -185,6 +183,43 @@ def nic_aliases(xml: str) -> dict[str, str]:
     """What qemu calls the NICs of a running domain, by their MACs."""
     nics = ElementTree.fromstring(xml).iterfind("devices/interface")
     return {_attribute(nic, "mac", "address"): _attribute(nic, "alias", "name") for nic in nics}
+
+
+def disk_files(xml: str) -> set[str]:
+    """The files of a domain's disks (not what lies under them)."""
+    sources = ElementTree.fromstring(xml).iterfind("devices/disk/source")
+    return {source.get("file", "") for source in sources} - {""}
+
+
+def disk_target(xml: str, path: str) -> Optional[str]:
+    """The name that a guest's disk has in its domain, by its file."""
+    for disk in ElementTree.fromstring(xml).iterfind("devices/disk"):
+        if _attribute(disk, "source", "file") == path:
+            return _attribute(disk, "target", "dev")
+    return None
+
+
+def console_path(xml: str) -> Optional[str]:
+    """The terminal behind the serial port of a guest that runs."""
+    source = ElementTree.fromstring(xml).find("devices/serial[@type='pty']/source")
+    return None if source is None else source.get("path")
+
+
+def has_guest_agent(xml: str) -> bool:
+    """Whether an agent in a running guest is listening."""
+    targets = ElementTree.fromstring(xml).iterfind("devices/channel/target")
+    names = {each.get("name"): each.get("state") for each in targets}
+    return names.get(GUEST_AGENT) == "connected"
+
+
+def backup_xml(target: str, path: str) -> str:
+    """The job that copies one disk of a running guest to a qcow2 file of its own."""
+    root = Element("domainbackup", mode="push")
+    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file")
+    SubElement(disk, "driver", type="qcow2")
+    SubElement(disk, "target", file=path)
+    _check_text(root)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def essentials(domain: DomainInput) -> tuple[str, ...]:
@@ -301,10 +336,12 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
     _add_console(devices, domain)
     channel = SubElement(devices, "channel", type="unix")
-    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    SubElement(channel, "target", type="virtio", name=GUEST_AGENT)
     rng = SubElement(devices, "rng", model="virtio")
     SubElement(rng, "backend", model="random").text = "/dev/urandom"
     SubElement(devices, "memballoon", model="virtio")
+    # By it a guest's kernel says that it panicked: libvirt then knows a crash from a halt.
+    SubElement(devices, "panic", model="isa")
 
 
 def _is_q35(domain: DomainInput) -> bool:

@@ -12,6 +12,7 @@ from agent.resources import (
     nic,
     port,
     router,
+    snapshot,
     tunnel,
     zones,
 )
@@ -29,4 +30,12 @@ NETWORK_KINDS: tuple[Kind, ...] = (
 )
 """What a rebooted host gets back without a controller."""
 
-KINDS: tuple[Kind, ...] = (*NETWORK_KINDS, image.KIND, disk.KIND, domain.KIND, nic.KIND)
+KINDS: tuple[Kind, ...] = (
+    *NETWORK_KINDS,
+    image.KIND,
+    disk.KIND,
+    snapshot.KIND,
+    domain.KIND,
+    nic.KIND,
+    disk.REPLACED,
+)

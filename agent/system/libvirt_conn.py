@@ -7,7 +7,7 @@ is left behind when it takes too long.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
@@ -23,6 +23,9 @@ _STATES = ("NOSTATE", "RUNNING", "RUNNING", "PAUSED", "RUNNING", "SHUTDOWN", "CR
 
 SAVED = "SAVED"
 """A domain that is off and whose memory lies on disk: its next start goes on from there."""
+
+CRASHED = "CRASHED"
+"""A domain that is off because qemu died or the guest panicked, until it is started again."""
 
 SAVE_TIMEOUT_S = 600.0
 """For writing a guest's memory to disk and reading it back."""
@@ -194,6 +197,47 @@ def unplug(domain_id: str, alias: str) -> None:
     _call(lambda: _domain(domain_id).detachDeviceAlias(alias, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
 
 
+def begin_backup(domain_id: str, job: str) -> None:
+    """Begin to copy a disk of a domain that runs, as it is now (XML of the job)."""
+    _call(lambda: _domain(domain_id).backupBegin(job, None, 0))
+
+
+def backup_ended(domain_id: str) -> Optional[str]:
+    """None while a domain's backup goes on; then empty, or why it did not succeed."""
+
+    def work() -> Optional[str]:
+        module, domain = _libvirt(), _domain(domain_id)
+        if domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+            return None
+        last = domain.jobStats(module.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        if last.get("type") == module.VIR_DOMAIN_JOB_COMPLETED:
+            return ""
+        return str(last.get("errmsg") or "the job was cancelled, or the guest went off")
+
+    return _call(work, QUERY_TIMEOUT_S)
+
+
+def abort_job(domain_id: str) -> None:
+    """Have a domain's backup stopped; well if there is none."""
+
+    def work() -> None:
+        module, domain = _libvirt(), _domain(domain_id)
+        if domain.isActive() and domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+            domain.abortJob()
+
+    _call(work)
+
+
+def freeze(domain_id: str) -> None:
+    """Have the agent in a guest write out and freeze its file systems."""
+    _call(lambda: _domain(domain_id).fsFreeze())
+
+
+def thaw(domain_id: str) -> None:
+    """Let a guest's file systems go on."""
+    _call(lambda: _domain(domain_id).fsThaw())
+
+
 def live_xml(domain_id: str) -> str:
     """The XML of a domain as it runs (or would run)."""
     text: str = _call(lambda: _domain(domain_id).XMLDesc(0), QUERY_TIMEOUT_S)
@@ -224,7 +268,7 @@ def _observe(wanted: Collection[str]) -> dict[str, DomainView]:
     for domain, stats in _open().getAllDomainStats(module.VIR_DOMAIN_STATS_STATE, 0):
         domain_id, name = domain.UUIDString(), domain.name()
         if domain_id in wanted or name.startswith(NAME_PREFIX):
-            view = _view(domain, stats["state.state"])
+            view = _view(domain, (stats["state.state"], stats["state.reason"]))
             if view is not None:
                 found[domain_id] = view
     return found
@@ -234,7 +278,7 @@ def _running(wanted: Collection[str]) -> dict[str, DomainView]:
     found = {}
     for domain in _open().listAllDomains(_libvirt().VIR_CONNECT_LIST_DOMAINS_ACTIVE):
         if domain.UUIDString() in wanted:
-            view = _view(domain, domain.state()[0], flags=0)
+            view = _view(domain, domain.state(), flags=0)
             if view is not None:
                 found[view.id] = view
     return found
@@ -243,7 +287,7 @@ def _running(wanted: Collection[str]) -> dict[str, DomainView]:
 def _observe_one(domain_id: str) -> Optional[DomainView]:
     try:
         domain = _domain(domain_id)
-        return _view(domain, domain.state()[0])
+        return _view(domain, domain.state())
     except _libvirt().libvirtError as error:
         if _is_missing(error):
             return None
@@ -260,17 +304,22 @@ def _state(domain_id: str) -> str:
     return _STATES[number]
 
 
-def _state_word(domain: Any, number: int) -> str:
-    off = number == _libvirt().VIR_DOMAIN_SHUTOFF
-    return SAVED if off and domain.hasManagedSaveImage() else _STATES[number]
+def _state_word(domain: Any, number: int, reason: int) -> str:
+    module = _libvirt()
+    if number != module.VIR_DOMAIN_SHUTOFF:
+        return _STATES[number]
+    if domain.hasManagedSaveImage():
+        return SAVED
+    # qemu died, or the guest's kernel panicked and said so.
+    return CRASHED if reason == module.VIR_DOMAIN_SHUTOFF_CRASHED else _STATES[number]
 
 
-def _view(domain: Any, number: int, flags: Optional[int] = None) -> Optional[DomainView]:
+def _view(domain: Any, state: Sequence[int], flags: Optional[int] = None) -> Optional[DomainView]:
     module = _libvirt()
     try:
         # Without SECURE: passwords of a foreign domain are none of our business.
         xml = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE if flags is None else flags)
-        word = _state_word(domain, number)
+        word = _state_word(domain, *state)
     except module.libvirtError as error:
         if _is_missing(error):
             return None

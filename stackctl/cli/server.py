@@ -58,6 +58,10 @@ def _fault(server: Server) -> str | None:
     return f"{server.fault.message} ({server.fault.at})" if server.fault else None
 
 
+def _lock(server: Server) -> str | None:
+    return (server.lock_reason or "yes") if server.locked else None
+
+
 # What a command that starts servers prints: where they went, too.
 LIST = (
     Column("ID", "id", extra=True),
@@ -100,6 +104,8 @@ SHOW = (
     Column("Zone", "zone"),
     Column("Security Groups", "security_groups"),
     Column("Metadata", "metadata"),
+    Column("Tags", "tags"),
+    Column("Locked", _lock),
     Column("Fault", _fault),
     Column("Created", "created_at"),
     Column("Launched", "launched_at"),
@@ -267,14 +273,33 @@ def show(context: Context, output: Output, server: str) -> None:
 @command("delete")
 @changes
 @destroys
+@click.option("--force", is_flag=True, help="For good, whatever the cloud's interval says.")
 @click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def delete(context: Context, servers: tuple[str, ...]) -> None:
-    """Delete servers with their disks."""
-    from stackctl.compute import service
+def delete(context: Context, force: bool, servers: tuple[str, ...]) -> None:
+    """Delete servers with their disks.
 
-    names = ", ".join(servers)
-    confirm(f"Delete {names} and all data on {'its' if len(servers) == 1 else 'their'} disks?")
-    finish(context, service.delete_servers(context, servers))
+    In a cloud with a reclaim_instance_interval (config.yaml) they are only switched off, and can be
+    restored until it is over.
+    """
+    from stackctl.compute import deleting
+
+    if not deleting.can_be_restored(context, force=force):
+        names = ", ".join(servers)
+        confirm(f"Delete {names} and all data on {'its' if len(servers) == 1 else 'their'} disks?")
+    finish(context, deleting.delete(context, servers, force=force))
+
+
+@command("restore")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def restore(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Start servers again that were deleted while their cloud keeps them for a while."""
+    from stackctl.compute import deleting
+
+    done = deleting.restore(context, servers)
+    output.list(done.value)
+    finish(context, done)
 
 
 def _power(context: Context, output: Output, action: str, servers: tuple[str, ...]) -> None:

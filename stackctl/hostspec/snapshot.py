@@ -229,7 +229,7 @@ def _groups(reader: Reader, ports: list[Row]) -> Groups:
 def _images(reader: Reader, servers: list[Row], disks: list[Row]) -> dict[str, Row]:
     """Images that disks stand on, and the kernels that servers boot from."""
     wanted = {disk["image_id"] for disk in disks}
-    booted = {server["image_id"] for server in servers if server["image_id"]}
+    booted = {server["rescue_image_id"] or server["image_id"] for server in servers} - {None}
     with_kernel = reader.all(
         f"SELECT * FROM images WHERE id IN ({_marks(sorted(booted))}) AND kernel_id IS NOT NULL",
         *sorted(booted),
