@@ -126,15 +126,15 @@ class TestMeanwhile:
 
     def reach_in_between(self, pair, monkeypatch):
         """Let somebody converge h1 just before the boot looks for another place."""
-        real = elsewhere._place_elsewhere
+        real = elsewhere._Retries._place_elsewhere
 
         def first_another(*arguments):
-            monkeypatch.setattr(elsewhere, "_place_elsewhere", real)
+            monkeypatch.setattr(elsewhere._Retries, "_place_elsewhere", real)
             pair.trouble("h1")
             pair.converge("h1").check()
             return real(*arguments)
 
-        monkeypatch.setattr(elsewhere, "_place_elsewhere", first_another)
+        monkeypatch.setattr(elsewhere._Retries, "_place_elsewhere", first_another)
 
     def test_a_power_command_that_was_carried_out_is_not_taken_back(self, pair, monkeypatch):
         pair.booted(host="h1")
