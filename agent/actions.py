@@ -1,19 +1,20 @@
 """Actions: what a controller asks of a host beside being what its spec says.
 
-They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` at a time
-may be open: after its result, bytes on the channel are the relay's.
+They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` (or
+``console``) at a time may be open: after its result, bytes on the channel are the relay's. Or one
+``snapshot``: bytes between its ``stream`` and its result are a file.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 
-from agent import layout, prune, purge, tracing, waiting
+from agent import layout, prune, purge, snapshots, tracing, waiting
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed, fault_of
-from agent.relay import Relay
+from agent.relay import Console, Relay
 from agent.spec import to_plain
 from agent.store import Store
 from agent.system import files, libvirt_conn
@@ -26,6 +27,9 @@ WORKERS = 16
 MAX_CONSOLE_BYTES = 2 * 1024 * 1024
 """Console bytes in one reply: JSON may need two for one."""
 
+Way = Union[Relay, Console]
+"""A way into a guest."""
+
 Args = dict[str, Any]
 Action = Callable[[Store, Args, Callable[[], None]], Any]
 
@@ -33,7 +37,7 @@ Action = Callable[[Store, Args, Callable[[], None]], Any]
 def serve(channel: Channel, store: Store) -> None:
     """Answer ``act`` messages until ``bye``; ChannelLost when the controller is gone."""
     pool: Optional[ThreadPoolExecutor] = None
-    relay: Optional[Relay] = None
+    relay: Optional[Way] = None
     try:
         while True:
             frame = channel.receive()
@@ -44,8 +48,8 @@ def serve(channel: Channel, store: Store) -> None:
                 return
             elif frame.message["type"] != "act":
                 raise WireError(f"expected act or bye, got {frame.message['type'][:40]!r}")
-            elif frame.message.get("name") == "relay":
-                relay = _open_relay(channel, frame.message)
+            elif frame.message.get("name") in ("relay", "console"):
+                relay = _open_relay(channel, store, frame.message)
             else:
                 pool = pool or _pool()
                 pool.submit(_answer, channel, store, frame.message)
@@ -63,9 +67,13 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(WORKERS, thread_name_prefix="action")
 
 
-def _open_relay(channel: Channel, message: Args) -> Optional[Relay]:
+def _open_relay(channel: Channel, store: Store, message: Args) -> Optional[Way]:
+    relay: Way
     try:
-        relay = Relay(channel, _args(message))
+        if message["name"] == "console":
+            relay = Console(channel, store.data, _args(message))
+        else:
+            relay = Relay(channel, _args(message))
     except Exception as error:
         _send_fault(channel, message, error)
         return None
@@ -76,7 +84,7 @@ def _open_relay(channel: Channel, message: Args) -> Optional[Relay]:
 
 def _answer(channel: Channel, store: Store, message: Args) -> None:
     try:
-        value = _run(store, message, channel.check)
+        value = _run(channel, store, message)
         if len(json.dumps(value)) > MAX_REPLY_BYTES - 4096:
             raise StepFailed(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
         channel.send({"type": "result", "id": message.get("id"), "ok": True, "value": value})
@@ -94,11 +102,13 @@ def _send_fault(channel: Channel, message: Args, error: Exception) -> None:
         return  # whoever asked is gone; the reader of the channel ends the exchange
 
 
-def _run(store: Store, message: Args, check: Callable[[], None]) -> Any:
+def _run(channel: Channel, store: Store, message: Args) -> Any:
+    if message.get("name") == "snapshot":
+        return snapshots.serve(channel, store, str(message.get("id")), _args(message))
     action = _ACTIONS.get(str(message.get("name")))
     if action is None:
         raise StepFailed(f"unknown action {str(message.get('name'))[:40]!r}")
-    return action(store, _args(message), check)
+    return action(store, _args(message), channel.check)
 
 
 def _args(message: Args) -> Args:

@@ -61,6 +61,11 @@ def volume(data: Path, volume_id: str, disk_format: str) -> Path:
     return volumes(data) / f"{checked(volume_id)}.{checked(disk_format)}"
 
 
+def snapshots(data: Path) -> Path:
+    """The folder of copies of disks that are being made."""
+    return data / "snapshots"
+
+
 def drives(data: Path) -> Path:
     """The folder of config drives."""
     return data / "drives"

@@ -292,7 +292,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Disk:
-    """One incarnation of a disk. Made only while ``build`` is set; its absence later is a fault."""
+    """One incarnation of a disk. Made only while ``build`` is set; its absence later is a fault.
+
+    ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile.
+    """
 
     id: str
     version: int
@@ -302,6 +305,7 @@ class Disk:
     size_bytes: int
     build: bool
     image_id: Optional[str] = None
+    source_id: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ with ``error`` instead of a size says that the controller cannot send it: only w
 fails. One with ``peer`` (address, port, token, certificate) says which host has the image; an
 agent that cannot get it there says ``want`` again, with ``why``. A ``step`` tells what is about
 to change (kind, id, result, why) or how far an image is (done_bytes, total_bytes); it may come
-before hello. After the ``result`` of the action ``relay``, bytes frames are the relay's, both
-ways; an empty one ends a direction, and the agent's ends the relay. Actions run side by side.
+before hello. After the ``result`` of the action ``relay`` or ``console``, bytes frames are the
+relay's, both ways; an empty one ends a direction, and the agent's ends it. The action ``snapshot``
+sends a file: ``stream {id, size_bytes}``, bytes frames of that size together, then its ``result``;
+no other action sends bytes meanwhile. Actions run side by side.
 
 Both sides send ``ping`` every PING_INTERVAL_S while they have nothing else to say. An agent that
 heard nothing for SILENCE_LIMIT_S finishes the resource in hand and leaves. ``error`` from the

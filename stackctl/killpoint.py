@@ -4,7 +4,7 @@ Between any two effects that others can see there is a ``reached``. A test count
 (STACKCTL_KILL_COUNT_FILE) and then dies at each in turn (STACKCTL_KILL_AT=N): a new point is
 covered without being named anywhere. Unarmed, it costs one comparison.
 
-The agents have points of their own: STACKCTL_AGENT_KILL_AT=N has those that converge die at theirs.
+The agents have points of their own: STACKCTL_AGENT_KILL_AT=N has them die at theirs.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ several processes can talk to it at once. What shall go wrong is told to ``FakeF
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from agent.spec import HostSpec, from_plain, to_plain
 from agent.wire import Fault, Report
-from stackctl.errors import Conflict, HostAhead, HostUnreachable
+from stackctl.errors import Conflict, HostAhead, HostUnreachable, ResourceFailed
 from stackctl.fleet.errors import ChannelLost
 from stackctl.fleet.types import Accepted, Hello
 
@@ -62,6 +63,8 @@ class FakeFleet:
         self.specs: list[HostSpec] = []
         self.before_open = None
         self.batches = False
+        self.content = b""
+        self.asked: list[tuple[str, dict]] = []
         self._lock = threading.Lock()
 
     def open_session(
@@ -193,6 +196,14 @@ class FakeSession:
         """Actions are done at once."""
         return {"text": ""}
 
+    def stream(self, name, arguments):
+        """The file that the test gave its fleet, in two pieces; ``act`` troubles concern it."""
+        words = self._trouble.fail.get(name)
+        if words is not None:
+            raise ResourceFailed(f"{name} on host {self._name} failed: {words}.")
+        self._fleet.asked.append((name, arguments))
+        return FakeFile(self._fleet.content, self._trouble)
+
     def close(self) -> None:
         """Let go of the host."""
         if self._hold is not None:
@@ -200,6 +211,25 @@ class FakeSession:
             self._hold = None
 
     abort = close
+
+
+class FakeFile:
+    """A file from a host."""
+
+    def __init__(self, content: bytes, trouble: Trouble) -> None:
+        self._content, self._trouble = content, trouble
+        self.size_bytes = len(content)
+        self.value = None
+
+    def pieces(self):
+        """The first half, and the rest."""
+        half = len(self._content) // 2
+        yield self._content[:half]
+        if self._trouble.die_at:
+            raise ChannelLost("The exchange broke off.", spec_sent=True)
+        yield self._content[half:]
+        found = hashlib.sha256(self._content).hexdigest()
+        self.value = {"sha256": "0" * 64 if self._trouble.silent else found, "quiesced": False}
 
 
 class _Work:

@@ -26,6 +26,8 @@ from stackctl.state import Cloud
 ROOT = Path(__file__).parents[1]
 DATA = "/var/lib/stackctl/host"
 COMMAND_LIMIT_S = 150
+RUNS = ("active", "rescued", "resized")
+SETTLED = (*RUNS, "stopped", "error", "soft-delete")
 
 LOOK = r"""
 import json, os, re, subprocess, sys
@@ -312,7 +314,7 @@ class Fleet:
             "taps": sorted(f"tap{port['id'][:11]}" for port in ports),
             "dhcp_taps": sorted(f"tap{subnet['port_id'][:11]}" for subnet in subnets),
             "domains": sorted(f"sc-{id_}" for id_ in whole),
-            "guests": sum(server["vm_state"] == "active" for server in servers),
+            "guests": sum(server["vm_state"] in RUNS for server in servers),
             "disks": sorted(
                 f"{disk['id']}.{disk['format']}" for disk in disks if disk["server_id"] in whole
             ),
@@ -357,7 +359,7 @@ class Fleet:
         assert loose == []
         unsettled = self.rows(
             "SELECT name, vm_state, task_state, fault_json FROM servers WHERE deleted_at IS NULL "
-            "AND (task_state IS NOT NULL OR vm_state NOT IN ('active', 'stopped', 'error') "
+            f"AND (task_state IS NOT NULL OR vm_state NOT IN {SETTLED} "
             "OR (vm_state = 'error' AND ifnull(json_extract(fault_json, '$.message'), '') = ''))"
         )
         assert unsettled == []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
 from agent import images, killpoint, layout
 from agent.faults import StepFailed
+from agent.resources import domain_power, nic
 from agent.resources.base import Host, Step
+from agent.resources.domain_xml import disk_files
 from agent.spec import Disk, HostSpec, Server, Tombstone
-from agent.system import files, qemu_img
+from agent.system import files, libvirt_conn, qemu_img
 from agent.system.qemu_img import ImageFile
 from agent.wire import Fault
 
@@ -28,8 +30,10 @@ class DiskKind:
         wanted = {disk.id for disk in spec.disks}
         # A tombstone does not say whose disk it was, so one guest that may still run keeps all.
         alive = [key for kind, key in sorted(host.failed) if kind == "domain"]
-        for tombstone in spec.tombstones:
-            if tombstone.kind != self.name or tombstone.id in wanted:
+        graves = [each for each in spec.tombstones if each.kind == self.name]
+        kept = still_used(host, spec, graves)
+        for tombstone in graves:
+            if tombstone.id in wanted or tombstone.id in kept:
                 continue
             step = self._removal(host, tombstone)
             if alive and step.apply is not None:
@@ -50,12 +54,7 @@ class DiskKind:
                 yield Step(self.name, disk_id, "orphan", facts={"file": path.name})
 
     def _removal(self, host: Host, tombstone: Tombstone) -> Step:
-        paths = [
-            path
-            for disk_format in FORMATS
-            for path in _with_part(layout.disk(host.data, tombstone.id, disk_format))
-            if path.exists()
-        ]
+        paths = _files(host, tombstone.id)
 
         def remove() -> None:
             for path in paths:
@@ -84,6 +83,9 @@ class DiskKind:
             return self._step(disk, "failed", Fault(f"not tried: image {disk.image_id} failed"))
 
         def make() -> None:
+            if disk.source_id is not None and server is not None:
+                host.seen.pop(nic.RUNNING, None)
+                _stop_for_copy(server)
             build(host.data, spec, disk)
 
         why = "not built yet"
@@ -93,6 +95,41 @@ class DiskKind:
         return Step(self.name, disk.id, result, disk.version, fault=fault)
 
 
+class ReplacedKind(DiskKind):
+    """Disks that servers had until just now: rebuilt and rescued ones let go of them only when
+    their domains have others."""
+
+    def removals(self, host: Host, spec: HostSpec) -> Iterator[Step]:
+        """None: these come after the domains have changed."""
+        return iter(())
+
+    def changes(self, host: Host, spec: HostSpec) -> Iterator[Step]:
+        """Disks with a tombstone that no domain has any more."""
+        wanted = {disk.id for disk in spec.disks}
+        graves = [
+            each
+            for each in spec.tombstones
+            if each.kind == self.name and each.id not in wanted and _files(host, each.id)
+        ]
+        kept = still_used(host, spec, graves)
+        failed = any(kind == "domain" for kind, _ in host.failed)
+        for tombstone in graves:
+            step = self._removal(host, tombstone)
+            busy = tombstone.id in kept or failed
+            yield replace(step, result="busy", apply=None) if busy else step
+
+
+def still_used(host: Host, spec: HostSpec, graves: Iterable[Tombstone]) -> set[str]:
+    """Deleted disks that a domain still has, by its definition or as it runs."""
+    there = {each.id for each in graves if _files(host, each.id)}
+    if not there or not spec.servers:
+        return set()
+    views = libvirt_conn.observe(())
+    live = libvirt_conn.running(views.keys())
+    used = {path for view in (*views.values(), *live.values()) for path in disk_files(view.xml)}
+    return {id_ for id_ in there if any(str(path) in used for path in _files(host, id_))}
+
+
 def build(data: Path, spec: HostSpec, disk: Disk) -> None:
     """Make the file of a disk, complete or not at all."""
     files.make_folder(layout.disks(data), 0o711)
@@ -100,7 +137,10 @@ def build(data: Path, spec: HostSpec, disk: Disk) -> None:
     part = ImageFile(_with_part(path)[1], disk.format)
     part.path.unlink(missing_ok=True)
     try:
-        _fill(part, base_of(data, spec, disk), disk)
+        if disk.source_id is not None:
+            _clone(data, disk, part)
+        else:
+            _fill(part, base_of(data, spec, disk), disk)
         part.path.chmod(0o600)
         files.sync_path(part.path)
         killpoint.reached(f"disk {disk.id} written")
@@ -137,6 +177,41 @@ def _fill(part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:
         qemu_img.resize(part, disk.size_bytes)
 
 
+def _stop_for_copy(server: Server) -> None:
+    """A guest whose disk is to be copied goes off first, as its power command wants it.
+
+    It is started by its domain's step, which finds the command not yet obeyed.
+    """
+    if libvirt_conn.state(server.id) not in ("RUNNING", "PAUSED", "SUSPENDED"):
+        return
+    if server.power.action not in ("reboot", "reboot-hard", "stop"):
+        raise StepFailed("the guest runs on the disk that is to be copied")
+    domain_power.stop(server.id, server.power.timeout_s)
+    killpoint.reached(f"domain {server.id} stopped")
+
+
+def _clone(data: Path, disk: Disk, part: ImageFile) -> None:
+    source = layout.disk(data, disk.source_id or "", disk.format)
+    if not source.exists():
+        raise StepFailed(f"disk {disk.source_id}, which it is a copy of, is missing")
+    free, _ = files.free_bytes(source)
+    needed = source.stat().st_blocks * 512
+    if free < needed:
+        raise StepFailed(f"a copy of the disk needs {needed} bytes; {free} are free")
+    qemu_img.clone(source, part.path)
+    qemu_img.resize(part, disk.size_bytes)
+
+
+def _files(host: Host, disk_id: str) -> list[Path]:
+    """What there is of a disk, whatever its format."""
+    return [
+        path
+        for disk_format in FORMATS
+        for path in _with_part(layout.disk(host.data, disk_id, disk_format))
+        if path.exists()
+    ]
+
+
 def _with_part(path: Path) -> tuple[Path, Path]:
     return path, path.with_name(f".{path.name}.part")
 
@@ -149,3 +224,4 @@ def _present(data: Path) -> Iterator[tuple[str, Path]]:
 
 
 KIND = DiskKind()
+REPLACED = ReplacedKind()

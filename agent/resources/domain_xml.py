@@ -14,11 +14,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from agent.spec import digest, to_plain
 
-COMPILER = 1
+COMPILER = 3
 """Raised when the XML made from the same inputs changes: domains are then redefined."""
-
-Q35_COMPILER = 2
-"""The same for q35 machines, whose definitions have spare slots since 2."""
 
 SPARE_SLOTS = 8
 """NICs and volumes that can be plugged into a running q35 machine (pc has free slots by itself)."""
@@ -28,6 +25,7 @@ OWN_SLOTS = 4
 
 MARK_URI = "urn:stackctl:server:1"
 MARK_KEY = "stackctl"
+GUEST_AGENT = "org.qemu.guest_agent.0"
 DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
 NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139")
 
@@ -145,7 +143,7 @@ def input_digest(domain: DomainInput) -> str:
     if not domain.volumes:
         # Definitions from before there were volumes stay what they are.
         del inputs["volumes"]
-    return digest([Q35_COMPILER if _is_q35(domain) else COMPILER, inputs])
+    return digest([COMPILER, inputs])
 
 
 def compile_domain(domain: DomainInput, mark: Mark) -> str:
@@ -229,10 +227,31 @@ def volume_aliases(xml: str) -> dict[str, str]:
     return {disk.findtext("serial", ""): _attribute(disk, "alias", "name") for disk in disks}
 
 
-def disk_paths(xml: str) -> tuple[str, ...]:
-    """The files that a domain has as disks."""
+def disk_files(xml: str) -> set[str]:
+    """The files of a domain's disks (not what lies under them)."""
     sources = ElementTree.fromstring(xml).iterfind("devices/disk/source")
-    return tuple(source.get("file", "") for source in sources)
+    return {source.get("file", "") for source in sources} - {""}
+
+
+def disk_target(xml: str, path: str) -> Optional[str]:
+    """The name that a guest's disk has in its domain, by its file."""
+    for disk in ElementTree.fromstring(xml).iterfind("devices/disk"):
+        if _attribute(disk, "source", "file") == path:
+            return _attribute(disk, "target", "dev")
+    return None
+
+
+def console_path(xml: str) -> Optional[str]:
+    """The terminal behind the serial port of a guest that runs."""
+    source = ElementTree.fromstring(xml).find("devices/serial[@type='pty']/source")
+    return None if source is None else source.get("path")
+
+
+def has_guest_agent(xml: str) -> bool:
+    """Whether an agent in a running guest is listening."""
+    targets = ElementTree.fromstring(xml).iterfind("devices/channel/target")
+    names = {each.get("name"): each.get("state") for each in targets}
+    return names.get(GUEST_AGENT) == "connected"
 
 
 def essentials(domain: DomainInput) -> tuple[str, ...]:
@@ -365,20 +384,33 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
     _add_console(devices, domain)
     channel = SubElement(devices, "channel", type="unix")
-    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    SubElement(channel, "target", type="virtio", name=GUEST_AGENT)
     rng = SubElement(devices, "rng", model="virtio")
     SubElement(rng, "backend", model="random").text = "/dev/urandom"
     SubElement(devices, "memballoon", model="virtio")
+    # By it a guest's kernel says that it panicked: libvirt then knows a crash from a halt.
+    SubElement(devices, "panic", model="isa")
 
 
 def _disks(domain: DomainInput, prefix: str) -> list[Element]:
-    """Its disks and volumes in the order of their devices; the first one is booted from."""
-    first = int(any(volume.target.endswith("a") for volume in domain.volumes))
+    """Its disks and volumes in the order of their devices; the first one is booted from.
+
+    Volumes have the devices that they were given, disks those that are left: a rescue disk or one
+    more after a resize takes none of theirs.
+    """
     found = {volume.target: _volume(volume, domain.disk_bus) for volume in domain.volumes}
-    for index, disk in enumerate(domain.disks, start=first):
-        target = f"{prefix}{_letters(index)}"
+    free = iter([name for name in _targets(prefix) if name not in found])
+    for disk in domain.disks:
+        target = next(free, None)
+        if target is None:
+            raise UnsafeText("a server has at most 25 disks")
         found[target] = _disk(disk, target, domain.disk_bus)
     return [found[target] for target in sorted(found)]
+
+
+def _targets(prefix: str) -> list[str]:
+    """Names of devices; the last letter is the config drive's."""
+    return [f"{prefix}{chr(ord('a') + index)}" for index in range(25)]
 
 
 def _is_q35(domain: DomainInput) -> bool:
@@ -391,12 +423,6 @@ def _add_slots(devices: Element, domain: DomainInput) -> None:
     devices_now = len(domain.disks) + len(domain.volumes) + len(domain.nics)
     for _ in range(devices_now + OWN_SLOTS + SPARE_SLOTS):
         SubElement(devices, "controller", type="pci", model="pcie-root-port")
-
-
-def _letters(index: int) -> str:
-    if index >= 26:
-        raise UnsafeText("a server has at most 26 disks")
-    return chr(ord("a") + index)
 
 
 def _disk(disk: DiskInput, target: str, bus: str) -> Element:

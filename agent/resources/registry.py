@@ -13,6 +13,7 @@ from agent.resources import (
     nic,
     port,
     router,
+    snapshot,
     tunnel,
     volume,
     zones,
@@ -36,7 +37,9 @@ KINDS: tuple[Kind, ...] = (
     image.KIND,
     disk.KIND,
     volume.KIND,
+    snapshot.KIND,
     domain.KIND,
     nic.KIND,
     attachment.KIND,
+    disk.REPLACED,
 )

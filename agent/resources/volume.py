@@ -15,7 +15,7 @@ from agent import images, inspection, killpoint, layout, store
 from agent.faults import StepFailed, fault_of
 from agent.resources import attachment, nic, volume_copy
 from agent.resources.base import Facts, Host, Step
-from agent.resources.domain_xml import disk_paths
+from agent.resources.domain_xml import disk_files
 from agent.spec import HostSpec, Tombstone, Volume
 from agent.system import files, libvirt_conn, qemu_img
 from agent.system.libvirt_conn import LibvirtError
@@ -152,7 +152,7 @@ def _fill(host: Host, spec: HostSpec, volume: Volume, part: ImageFile) -> Facts:
     if volume.source_id is not None:
         source = _source(host.data, spec, volume)
         host.seen.pop(nic.RUNNING, None)
-        facts = volume_copy.copy(source, part, _users(host, spec, source.path))
+        facts = volume_copy.copy(host.data, source, part, _users(host, spec, source.path))
     elif volume.image_id is not None:
         qemu_img.copy(_image(host.data, spec, volume), part)
     else:
@@ -193,7 +193,7 @@ def _users(host: Host, spec: HostSpec, path: Path) -> list[str]:
     found = nic.running(host, spec)
     name = str(path)
     return sorted(
-        id_ for id_, view in found.items() if name in view.xml and name in disk_paths(view.xml)
+        id_ for id_, view in found.items() if name in view.xml and name in disk_files(view.xml)
     )
 
 

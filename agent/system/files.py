@@ -103,6 +103,19 @@ def copy(source: Path, target: Path, mode: int) -> None:
     publish(part, target)
 
 
+def open_terminal(path: str) -> int:
+    """A terminal that passes every byte on as it is; the descriptor."""
+    import tty
+
+    descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        tty.setraw(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def tail(path: Path, max_bytes: int) -> bytes:
     """The last bytes of a file; nothing when it is not there."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
@@ -24,6 +24,9 @@ _STATES = ("NOSTATE", "RUNNING", "RUNNING", "PAUSED", "RUNNING", "SHUTDOWN", "CR
 
 SAVED = "SAVED"
 """A domain that is off and whose memory lies on disk: its next start goes on from there."""
+
+CRASHED = "CRASHED"
+"""A domain that is off because qemu died or the guest panicked, until it is started again."""
 
 SAVE_TIMEOUT_S = 600.0
 """For writing a guest's memory to disk and reading it back."""
@@ -207,7 +210,8 @@ def resize_disk(domain_id: str, path: str, size_bytes: int) -> None:
 def backup_begin(domain_id: str, xml: str) -> None:
     """Begin to copy disks of a running domain as they are at this moment; does not wait.
 
-    What an earlier agent began and did not see to its end is broken off.
+    What an earlier agent began and did not see to its end is broken off: see to it that none is
+    at work.
     """
 
     def work() -> None:
@@ -218,56 +222,61 @@ def backup_begin(domain_id: str, xml: str) -> None:
     _call(work)
 
 
+def backup_ended(domain_id: str) -> Optional[str]:
+    """None while a domain's backup goes on; then empty, or why it did not succeed."""
+
+    def work() -> Optional[str]:
+        module, domain = _libvirt(), _domain(domain_id)
+        if domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+            return None
+        last = domain.jobStats(module.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        if last.get("success", True) and last.get("type") == module.VIR_DOMAIN_JOB_COMPLETED:
+            return ""
+        return str(last.get("errmsg") or "the job was cancelled, or the guest went off")
+
+    return _call(work, QUERY_TIMEOUT_S)
+
+
+def backup_abort(domain_id: str) -> None:
+    """Break a domain's backup off, and see its end; well if there is none."""
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        if domain.isActive():
+            _end_backup(domain)
+
+    _call(work)
+
+
 def _end_backup(domain: Any) -> None:
+    """Only backups are broken off: LibvirtError when libvirt is at work on something else."""
     module = _libvirt()
     deadline = time.monotonic() + QUERY_TIMEOUT_S
     asked = False
     while domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
         operation = domain.jobStats().get("operation", module.VIR_DOMAIN_JOB_OPERATION_BACKUP)
-        if operation != module.VIR_DOMAIN_JOB_OPERATION_BACKUP or time.monotonic() > deadline:
+        if operation != module.VIR_DOMAIN_JOB_OPERATION_BACKUP:
             raise LibvirtError("libvirt is at work on the domain with something else")
+        if time.monotonic() > deadline:
+            raise LibvirtError("the backup before this one does not end")
         if not asked:
             domain.abortJob()
             asked = True
         time.sleep(0.1)
 
 
-def backup_runs(domain_id: str) -> bool:
-    """Whether a copy is still under way; LibvirtError when it ended badly."""
-
-    def work() -> bool:
-        module = _libvirt()
-        domain = _domain(domain_id)
-        if domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
-            return True
-        ended = domain.jobStats(module.VIR_DOMAIN_JOB_STATS_COMPLETED)
-        if not ended.get("success", ended.get("type") == module.VIR_DOMAIN_JOB_COMPLETED):
-            raise LibvirtError(ended.get("errmsg") or "the copy of the disk was broken off")
-        return False
-
-    return _call(work, QUERY_TIMEOUT_S)
-
-
-def backup_abort(domain_id: str) -> None:
-    """Break a copy off."""
-    _call(lambda: _domain(domain_id).abortJob())
-
-
 def freeze(domain_id: str) -> bool:
-    """Have the guest's agent bring its file systems to rest; False where there is none."""
-
-    def work() -> bool:
-        try:
-            _domain(domain_id).fsFreeze()
-        except _libvirt().libvirtError:
-            return False
-        return True
-
-    return _call(work)
+    """Have the agent in a guest write out and freeze its file systems; False where there is none,
+    or where it cannot."""
+    try:
+        _call(lambda: _domain(domain_id).fsFreeze())
+    except LibvirtError:
+        return False
+    return True
 
 
 def thaw(domain_id: str) -> None:
-    """Let the file systems go on."""
+    """Let a guest's file systems go on."""
     _call(lambda: _domain(domain_id).fsThaw())
 
 
@@ -301,7 +310,7 @@ def _observe(wanted: Collection[str]) -> dict[str, DomainView]:
     for domain, stats in _open().getAllDomainStats(module.VIR_DOMAIN_STATS_STATE, 0):
         domain_id, name = domain.UUIDString(), domain.name()
         if domain_id in wanted or name.startswith(NAME_PREFIX):
-            view = _view(domain, stats["state.state"])
+            view = _view(domain, (stats["state.state"], stats["state.reason"]))
             if view is not None:
                 found[domain_id] = view
     return found
@@ -311,7 +320,7 @@ def _running(wanted: Collection[str]) -> dict[str, DomainView]:
     found = {}
     for domain in _open().listAllDomains(_libvirt().VIR_CONNECT_LIST_DOMAINS_ACTIVE):
         if domain.UUIDString() in wanted:
-            view = _view(domain, domain.state()[0], flags=0)
+            view = _view(domain, domain.state(), flags=0)
             if view is not None:
                 found[view.id] = view
     return found
@@ -320,7 +329,7 @@ def _running(wanted: Collection[str]) -> dict[str, DomainView]:
 def _observe_one(domain_id: str) -> Optional[DomainView]:
     try:
         domain = _domain(domain_id)
-        return _view(domain, domain.state()[0])
+        return _view(domain, domain.state())
     except _libvirt().libvirtError as error:
         if _is_missing(error):
             return None
@@ -337,17 +346,22 @@ def _state(domain_id: str) -> str:
     return _STATES[number]
 
 
-def _state_word(domain: Any, number: int) -> str:
-    off = number == _libvirt().VIR_DOMAIN_SHUTOFF
-    return SAVED if off and domain.hasManagedSaveImage() else _STATES[number]
+def _state_word(domain: Any, number: int, reason: int) -> str:
+    module = _libvirt()
+    if number != module.VIR_DOMAIN_SHUTOFF:
+        return _STATES[number]
+    if domain.hasManagedSaveImage():
+        return SAVED
+    # qemu died, or the guest's kernel panicked and said so.
+    return CRASHED if reason == module.VIR_DOMAIN_SHUTOFF_CRASHED else _STATES[number]
 
 
-def _view(domain: Any, number: int, flags: Optional[int] = None) -> Optional[DomainView]:
+def _view(domain: Any, state: Sequence[int], flags: Optional[int] = None) -> Optional[DomainView]:
     module = _libvirt()
     try:
         # Without SECURE: passwords of a foreign domain are none of our business.
         xml = domain.XMLDesc(module.VIR_DOMAIN_XML_INACTIVE if flags is None else flags)
-        word = _state_word(domain, number)
+        word = _state_word(domain, *state)
     except module.libvirtError as error:
         if _is_missing(error):
             return None

@@ -30,9 +30,16 @@ def create(target: ImageFile, size_bytes: int, base: Optional[ImageFile] = None)
     _run("create", ["-f", target.format, *backing], target, [str(size_bytes)])
 
 
-def copy(source: ImageFile, target: ImageFile) -> None:
-    """Make ``target`` a copy of ``source`` in its own format."""
-    _run("convert", ["-f", source.format, "-O", target.format, str(source.path)], target, [])
+def copy(source: ImageFile, target: ImageFile, *, dies_with_us: bool = False) -> None:
+    """Make ``target`` a copy of ``source``, and of what lies under it, in its own format."""
+    formats = ["-f", source.format, "-O", target.format, str(source.path)]
+    _run("convert", formats, target, [], dies_with_us)
+
+
+def clone(source: Path, target: Path) -> None:
+    """Copy the file of a disk as it is, its holes and what it names as base included."""
+    argv = ["cp", "--reflink=auto", "--sparse=always", "--", str(source), str(target)]
+    run(argv, timeout_s=COPY_TIMEOUT_S)
 
 
 def resize(target: ImageFile, size_bytes: int) -> None:
@@ -40,5 +47,14 @@ def resize(target: ImageFile, size_bytes: int) -> None:
     _run("resize", ["-f", target.format], target, [str(size_bytes)])
 
 
-def _run(verb: str, formats: Sequence[str], target: ImageFile, rest: Sequence[str]) -> None:
-    run(["qemu-img", verb, "-q", *formats, str(target.path), *rest], timeout_s=COPY_TIMEOUT_S)
+def _run(
+    verb: str,
+    formats: Sequence[str],
+    target: ImageFile,
+    rest: Sequence[str],
+    dies_with_us: bool = False,
+) -> None:
+    # A copy that outlived us would keep its source locked against the guest.
+    before = ["setpriv", "--pdeathsig", "KILL"] if dies_with_us else []
+    argv = [*before, "qemu-img", verb, "-q", *formats, str(target.path), *rest]
+    run(argv, timeout_s=COPY_TIMEOUT_S)

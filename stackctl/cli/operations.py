@@ -60,8 +60,11 @@ EVENTS = (
 @click.option("--all", "everything", is_flag=True, help="All hosts, not only those behind.")
 @click.argument("hosts", nargs=-1, type=words.HOST)
 def converge(context: Context, output: Output, everything: bool, hosts: tuple[str, ...]) -> None:
-    """Make hosts agree with the database: those named, or all that are behind."""
-    from stackctl.operation.keep import converge_hosts
+    """Make hosts agree with the database: those named, or all that are behind.
+
+    Servers whose time to be restored is over are deleted first.
+    """
+    from stackctl.compute.deleting import converge_hosts
 
     done = converge_hosts(context, hosts, everything=everything)
     output.list(done.value)

@@ -1,8 +1,7 @@
-"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log, ssh, explain."""
+"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log, ssh."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import replace
@@ -20,7 +19,6 @@ from stackctl.cli.several import Spelled
 from stackctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from stackctl.compute.explain import Explanation, HostVerdict
     from stackctl.compute.types import GuestFile, Nic, Server
     from stackctl.identity.context import Context
 
@@ -56,6 +54,10 @@ def _task(server: Server) -> str | None:
 
 def _fault(server: Server) -> str | None:
     return f"{server.fault.message} ({server.fault.at})" if server.fault else None
+
+
+def _lock(server: Server) -> str | None:
+    return (server.lock_reason or "yes") if server.locked else None
 
 
 # What a command that starts servers prints: where they went, too.
@@ -101,6 +103,8 @@ SHOW = (
     Column("Security Groups", "security_groups"),
     Column("Volumes", "volumes"),
     Column("Metadata", "metadata"),
+    Column("Tags", "tags"),
+    Column("Locked", _lock),
     Column("Fault", _fault),
     Column("Created", "created_at"),
     Column("Launched", "launched_at"),
@@ -283,14 +287,33 @@ def show(context: Context, output: Output, server: str) -> None:
 @command("delete")
 @changes
 @destroys
+@click.option("--force", is_flag=True, help="For good, whatever the cloud's interval says.")
 @click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def delete(context: Context, servers: tuple[str, ...]) -> None:
-    """Delete servers with their disks."""
-    from stackctl.compute import service
+def delete(context: Context, force: bool, servers: tuple[str, ...]) -> None:
+    """Delete servers with their disks.
 
-    names = ", ".join(servers)
-    confirm(f"Delete {names} and all data on {'its' if len(servers) == 1 else 'their'} disks?")
-    finish(context, service.delete_servers(context, servers))
+    In a cloud with a reclaim_instance_interval (config.yaml) they are only switched off, and can be
+    restored until it is over.
+    """
+    from stackctl.compute import deleting
+
+    if not deleting.can_be_restored(context, force=force):
+        names = ", ".join(servers)
+        confirm(f"Delete {names} and all data on {'its' if len(servers) == 1 else 'their'} disks?")
+    finish(context, deleting.delete(context, servers, force=force))
+
+
+@command("restore")
+@changes
+@lists(LIST)
+@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+def restore(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+    """Start servers again that were deleted while their cloud keeps them for a while."""
+    from stackctl.compute import deleting
+
+    done = deleting.restore(context, servers)
+    output.list(done.value)
+    finish(context, done)
 
 
 def _power(context: Context, output: Output, action: str, servers: tuple[str, ...]) -> None:
@@ -435,57 +458,3 @@ def _quoted(word: str) -> str:
     import shlex
 
     return shlex.quote(word).replace("%", "%%")
-
-
-HOSTS = (
-    Column("Host", "host"),
-    Column("Chosen", lambda item: "*" if item.chosen else ""),
-    Column("Weight", "weight"),
-    Column("Verdict", "verdict"),
-)
-
-
-@command("explain")
-@lists(HOSTS)
-@click.argument("server", type=words.SERVER)
-def explain(context: Context, output: Output, server: str) -> None:
-    """Say where a server went and why, or why nowhere, and what failed on which host."""
-    from stackctl.compute.explain import explain as explain_server
-
-    told = explain_server(context, server)
-    if output.format == "json":
-        click.echo(json.dumps(_explained(told), indent=2, ensure_ascii=False))
-        return
-    if output.format == "table":
-        click.echo("\n".join(_story(told)))
-    hosts: tuple[HostVerdict, ...] = told.hosts
-    output.list(hosts)
-    if output.format == "table":
-        click.echo("\n".join(_diary(told)))
-
-
-def _story(told: Explanation) -> list[str]:
-    where = f"was placed on {told.chosen}" if told.chosen else "fitted nowhere"
-    lines = [f"{told.name} {where} at {told.placed_at}; it needs {told.needs}."]
-    server = told.server
-    if server is None:
-        return lines
-    lines.append(f"It is {server.status} on {server.host or 'no host'}.")
-    if server.fault is not None:
-        lines.append(f"What failed, on {server.fault.host}: {server.fault.message}")
-        lines += [f"  {line}" for line in server.fault.detail.splitlines()[-10:]]
-    return lines
-
-
-def _diary(told: Explanation) -> list[str]:
-    lines = [f"And {told.left_out} more hosts."] if told.left_out else []
-    lines += [f"{event['at']}  {event['host'] or '-'}  {event['message']}" for event in told.events]
-    if told.next_command:
-        lines.append(f"Next: {told.next_command}")
-    return lines
-
-
-def _explained(told: Explanation) -> dict[str, object]:
-    import dataclasses
-
-    return dataclasses.asdict(told)

@@ -92,6 +92,16 @@ def relay(
         session.relay(endpoint.subnet_id, endpoint.address, port, from_fd, os.dup(to_fd))
 
 
+def console(context: Context, word: str, from_fd: int, to_fd: int) -> None:
+    """Carry bytes between two file descriptors and a server's serial console, until the first one
+    ends or the guest goes off."""
+    with read(context.cloud) as reader:
+        server = server_row(context, reader, word)
+        host = _host_of(reader.get("hosts", server["host_id"]) if server["host_id"] else None, word)
+    with acting_session(context, host) as session:
+        session.console(server["id"], from_fd, to_fd)
+
+
 def _is_ipv6(address: ServerAddress) -> bool:
     return ":" in address.address
 

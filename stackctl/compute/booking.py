@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
+from stackctl.compute.disks import bury_all
 from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
 from stackctl.compute.scheduler import Decision, place
@@ -93,39 +94,6 @@ def clear_away(writer: Writer, server: Row) -> None:
     values = {"host_id": None, "vm_state": "building", "task_state": "spawning", "held": 0}
     writer.update("servers", server["id"], **values, version=server["version"] + 1)
     writer.change.servers.add(server["id"])
-
-
-def bury_all(writer: Writer, server: Row) -> None:
-    """Tombstones for a server's domain and disks on its host; its disks' rows are deleted."""
-    disks = writer.column(
-        "SELECT id FROM disks WHERE server_id = ? AND deleted_at IS NULL", server["id"]
-    )
-    for kind, id_ in [("domain", server["id"])] + [("disk", disk_id) for disk_id in disks]:
-        _bury(writer, kind, id_, server)
-    writer.run(
-        "UPDATE disks SET state = 'deleted', deleted_at = ? "
-        "WHERE server_id = ? AND deleted_at IS NULL",
-        now(),
-        server["id"],
-    )
-
-
-def _bury(writer: Writer, kind: str, id_: str, server: Row) -> None:
-    if server["host_id"] is None:
-        return
-    # A server can have been on a host before: then its tombstone there counts anew.
-    writer.run(
-        "INSERT INTO tombstones (kind, id, host_id, server_id, created_serial, created_at) "
-        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id, host_id) DO UPDATE SET "
-        "created_serial = excluded.created_serial, created_at = excluded.created_at, "
-        "acknowledged_at = NULL",
-        kind,
-        id_,
-        server["host_id"],
-        server["id"],
-        writer.serial,
-        now(),
-    )
 
 
 def store_blob(writer: Writer, content: bytes) -> str:
@@ -265,14 +233,21 @@ def _guest(writer: Writer, resolved: Resolved, index: int) -> Row:
 
 def _engine(resolved: Resolved, host: Row) -> Row:
     """What the domain is made of is fixed now, so that it stays the same wherever it goes."""
-    properties = json.loads(resolved.image["properties_json"])
     request = resolved.request
     return {
         "host_id": host["id"],
         "zone": host["zone"],
         "zone_asked": int(request.zone is not None),
         "host_asked": host["id"] if request.host is not None else None,
-        "machine_type": _machine_type(resolved.image, host),
+        **engine_of(resolved.image, host),
+    }
+
+
+def engine_of(image: Row, host: Row) -> Row:
+    """The columns of a server that its image's properties decide."""
+    properties = json.loads(image["properties_json"])
+    return {
+        "machine_type": _machine_type(image, host),
         "disk_bus": properties.get("hw_disk_bus", "virtio"),
         "nic_model": properties.get("hw_vif_model", "virtio"),
     }

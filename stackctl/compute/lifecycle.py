@@ -15,13 +15,23 @@ from stackctl.state import Row
 class Transition:
     """An action: the vm_states it starts from, its task meanwhile, its power command.
 
-    Those that only change what belongs to a server have neither task nor command.
+    Those that only change what belongs to a server have neither task nor command. A locked server
+    refuses all but those ``while_locked``. ``keeps_off``: one that is off is not started by it.
     """
 
     action: str
     allowed: tuple[str, ...]
     task_state: str = ""
     power_action: str = ""
+    while_locked: bool = False
+    keeps_off: bool = False
+
+
+EXISTING = ("active", "stopped", "paused", "suspended", "rescued", "resized", "error")
+"""A server that was built, whatever became of it."""
+
+COPIED = ("active", "stopped", "paused", "suspended")
+"""A server whose disk can become an image."""
 
 
 TRANSITIONS = {
@@ -40,10 +50,26 @@ TRANSITIONS = {
         Transition("unpause", ("paused",), "unpausing", "unpause"),
         Transition("suspend", ("active",), "suspending", "suspend"),
         Transition("resume", ("suspended",), "resuming", "resume"),
+        Transition(
+            "rebuild", ("active", "stopped", "error"), "rebuilding", "reboot-hard", keeps_off=True
+        ),
+        Transition("rescue", ("active", "stopped", "error"), "rescuing", "reboot-hard"),
+        Transition("unrescue", ("rescued", "error"), "unrescuing", "reboot-hard"),
+        Transition("resize", ("active", "stopped"), "resizing", "reboot", keeps_off=True),
+        Transition("confirm-resize", ("resized",), "resize-confirming"),
+        Transition(
+            "revert-resize", ("resized", "error"), "resize-reverting", "reboot", keeps_off=True
+        ),
+        Transition("soft-delete", (*EXISTING, "building"), "soft-deleting", "stop"),
+        Transition("restore", ("soft-delete",), "restoring", "start"),
+        Transition("snapshot", COPIED, "image-snapshot", while_locked=True),
+        Transition("backup", COPIED, "image-backup", while_locked=True),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
         Transition("attach-volume", ("active", "paused", "stopped")),
         Transition("detach-volume", ("active", "paused", "stopped")),
+        Transition("rename", EXISTING, while_locked=True),
+        Transition("set", EXISTING),
     )
 }
 
@@ -51,6 +77,9 @@ _TASK_STATUS = {
     "rebooting": "REBOOT",
     "rebooting-hard": "HARD_REBOOT",
     "deleting": "DELETED",
+    "rebuilding": "REBUILD",
+    "resizing": "RESIZE",
+    "resize-reverting": "REVERT_RESIZE",
 }
 
 _VM_STATUS = {
@@ -59,6 +88,9 @@ _VM_STATUS = {
     "stopped": "SHUTOFF",
     "paused": "PAUSED",
     "suspended": "SUSPENDED",
+    "rescued": "RESCUE",
+    "resized": "VERIFY_RESIZE",
+    "soft-delete": "SOFT_DELETED",
     "error": "ERROR",
     "deleted": "DELETED",
 }
@@ -72,6 +104,8 @@ def status(vm_state: str, task_state: str | None) -> str:
 def require(server: Row, action: str) -> Transition:
     """The transition of an action; Conflict in Nova's words when the state does not allow it."""
     transition = TRANSITIONS[action]
+    if not transition.while_locked:
+        refuse_locked(server, action)
     if server["task_state"] is not None:
         raise Conflict(
             f"Cannot '{action}' instance {server['name']} while it is in task_state "
@@ -84,3 +118,13 @@ def require(server: Row, action: str) -> Transition:
             f"{server['vm_state']}."
         )
     return transition
+
+
+def refuse_locked(server: Row, action: str) -> None:
+    """Conflict when a server is locked against such a slip."""
+    if server["locked"]:
+        reason = f" ({server['lock_reason']})" if server["lock_reason"] else ""
+        raise Conflict(
+            f"Instance {server['name']} is locked{reason}. Nothing was done ('{action}').",
+            hint=f"stackctl unlock {server['id']}",
+        )

@@ -49,14 +49,7 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
     flavor = find(reader, "flavors", request.flavor, noun="flavor")
     keys = list(request.public_keys)
     if request.key_name is not None:
-        keypair = find(
-            reader,
-            "keypairs",
-            request.key_name,
-            noun="keypair",
-            where="user_id = ?",
-            parameters=(context.user_id,),
-        )
+        keypair = keypair_row(context, reader, request.key_name)
         keys.insert(0, (keypair["name"], keypair["public_key"]))
     nics = request.nics or _default_nics(context, reader)
     ports = tuple(_port(context, reader, nic) for nic in nics)
@@ -113,37 +106,20 @@ def _host_of(reader: Reader, volume: Row, request: BootRequest) -> str | None:
     )
 
 
-def _check_words(request: BootRequest) -> None:
-    if not 1 <= request.count <= MAX_COUNT:
-        raise UsageError(f"--count {request.count}: between 1 and {MAX_COUNT} servers at a time.")
-    checked_name("server", request.name)
-    if request.user_data is not None and len(request.user_data) > USER_DATA_LIMIT_BYTES:
-        raise UsageError(
-            f"User data has {len(request.user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
-        )
-    if request.count > 1 and any(nic.address or nic.port for nic in request.nics):
-        raise UsageError("A fixed address or a port can be given to one server only (--count 1).")
-
-
-def _default_nics(context: Context, reader: Reader) -> tuple[Nic, ...]:
-    """Nova's rule when no NIC is named: the only network there is, none, or a refusal."""
-    networks = reader.all(
-        "SELECT id FROM networks WHERE deleted_at IS NULL AND (project_id = ? OR shared = 1) "
-        "AND external = 0",
-        context.project_id,
+def keypair_row(context: Context, reader: Reader, word: str) -> Row:
+    """The asker's key pair of this name."""
+    where = "user_id = ?"
+    return find(
+        reader, "keypairs", word, noun="keypair", where=where, parameters=(context.user_id,)
     )
-    if len(networks) > 1:
-        raise Conflict(
-            "Multiple possible networks found, use a Network ID to be more specific.",
-            hint="stackctl boot ... --nic net=NETWORK   (stackctl net-list shows them)",
+
+
+def refuse_long_user_data(user_data: bytes | None) -> None:
+    """UsageError when user data are longer than guests are told."""
+    if user_data is not None and len(user_data) > USER_DATA_LIMIT_BYTES:
+        raise UsageError(
+            f"User data has {len(user_data)} bytes; at most {USER_DATA_LIMIT_BYTES} fit."
         )
-    return tuple(Nic(network=row["id"]) for row in networks)
-
-
-def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
-    if nic.port is None:
-        return None
-    return find_own(context, reader, "ports", nic.port, noun="port")
 
 
 def root_disk_gb(image: Row, flavor: Row) -> int:
@@ -169,3 +145,33 @@ def root_disk_gb(image: Row, flavor: Row) -> int:
             f"{flavor['disk_gb'] * GIB} bytes, image is {image['virtual_size_bytes']} bytes."
         )
     return int(flavor["disk_gb"])
+
+
+def _check_words(request: BootRequest) -> None:
+    if not 1 <= request.count <= MAX_COUNT:
+        raise UsageError(f"--count {request.count}: between 1 and {MAX_COUNT} servers at a time.")
+    checked_name("server", request.name)
+    refuse_long_user_data(request.user_data)
+    if request.count > 1 and any(nic.address or nic.port for nic in request.nics):
+        raise UsageError("A fixed address or a port can be given to one server only (--count 1).")
+
+
+def _default_nics(context: Context, reader: Reader) -> tuple[Nic, ...]:
+    """Nova's rule when no NIC is named: the only network there is, none, or a refusal."""
+    networks = reader.all(
+        "SELECT id FROM networks WHERE deleted_at IS NULL AND (project_id = ? OR shared = 1) "
+        "AND external = 0",
+        context.project_id,
+    )
+    if len(networks) > 1:
+        raise Conflict(
+            "Multiple possible networks found, use a Network ID to be more specific.",
+            hint="stackctl boot ... --nic net=NETWORK   (stackctl net-list shows them)",
+        )
+    return tuple(Nic(network=row["id"]) for row in networks)
+
+
+def _port(context: Context, reader: Reader, nic: Nic) -> Row | None:
+    if nic.port is None:
+        return None
+    return find_own(context, reader, "ports", nic.port, noun="port")

@@ -7,16 +7,16 @@ import hashlib
 from collections.abc import Sequence
 
 from stackctl.compute import booking, lifecycle, volume_rows
-from stackctl.compute.elsewhere import carry_out, unreached_hosts
+from stackctl.compute.commanding import command, note_server
+from stackctl.compute.disks import bury_all
+from stackctl.compute.elsewhere import carry_out
 from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
-from stackctl.compute.views import first_result, read_servers, server_row
-from stackctl.errors import Conflict
+from stackctl.compute.views import first_result, server_row
 from stackctl.identity.context import Context
 from stackctl.network.allocation import leave_server
 from stackctl.operation import Done, Operation, begin
-from stackctl.operation.events import note
-from stackctl.state import Row, Writer, now, write
+from stackctl.state import Row, Writer, now
 
 
 def boot(context: Context, request: BootRequest) -> Done[list[Server]]:
@@ -41,7 +41,9 @@ def boot_within(
     for id_ in ids:
         server = writer.get("servers", id_)
         host = writer.get("hosts", server["host_id"])["name"]
-        _note(context, writer, operation.id, "boot", server, f"asked for; placed on {host}", host)
+        note_server(
+            context, writer, operation.id, "boot", server, f"asked for; placed on {host}", host
+        )
     return ids
 
 
@@ -67,13 +69,14 @@ def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:
 
 def delete_within(context: Context, writer: Writer, operation_id: str, server: Row) -> None:
     """The transaction of delete: rows go, tombstones let the host destroy what was theirs."""
+    lifecycle.refuse_locked(server, "delete")
     ports = writer.column(
         "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", server["id"]
     )
     for port_id in ports:
         leave_server(writer, port_id)
     volume_rows.let_go(writer, server)
-    booking.bury_all(writer, server)
+    bury_all(writer, server)
     writer.update(
         "servers",
         server["id"],
@@ -84,100 +87,12 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
         version=server["version"] + 1,
     )
     writer.change.servers.add(server["id"])
-    _note(context, writer, operation_id, "delete", server, "deleted")
+    note_server(context, writer, operation_id, "delete", server, "deleted")
 
 
 def change_power(context: Context, action: str, words: Sequence[str]) -> Done[list[Server]]:
-    """start, stop, reboot or reboot-hard; returns the servers afterwards.
-
-    A command that could not be given to its host is taken back: nothing happens later behind
-    anyone's back.
-    """
-    before: dict[str, Row] = {}
-
-    def work(writer: Writer) -> list[str]:
-        for word in words:
-            row = server_row(context, writer, word)
-            if row["id"] not in before:
-                before[row["id"]] = row
-                _command(context, writer, operation.id, action, row)
-        return list(before)
-
-    summary = f"{action} {', '.join(words)}"
-    with begin(context, action, summary, {"servers": words}) as operation:
-        if operation.repeated is not None:
-            return operation.again(lambda row: first_result(context, row))
-        ids = operation.transact(work, lambda ids: {"servers": ids})
-        unreached = unreached_hosts(operation.converge())
-        if not context.dry_run:
-            _take_back(operation, [row for row in before.values() if row["host_id"] in unreached])
-        return operation.finish(ids).with_value(read_servers(context, ids))
-
-
-def _command(context: Context, writer: Writer, operation_id: str, action: str, server: Row) -> None:
-    if server["host_id"] is None:
-        raise Conflict(
-            f"Cannot '{action}' instance {server['name']}: it is on no host, because none could "
-            "build it.",
-            hint=f"stackctl delete {server['name']}",
-        )
-    transition = lifecycle.require(server, action)
-    writer.update(
-        "servers",
-        server["id"],
-        task_state=transition.task_state,
-        power_action=transition.power_action,
-        power_serial=server["power_serial"] + 1,
-        version=server["version"] + 1,
-        held=0,
-        operation_id=operation_id,
-        vm_state="building" if server["launched_at"] is None else server["vm_state"],
-    )
-    writer.change.servers.add(server["id"])
-    _note(context, writer, operation_id, action, server, f"{action} asked for")
-
-
-def _take_back(operation: Operation, servers: Sequence[Row]) -> None:
-    """Undo commands that their host has not heard of, from this process or another."""
-    if not servers:
-        return
-    with write(operation.context.cloud) as writer:
-        for server in servers:
-            if operation.is_known_to(writer, server["host_id"]):
-                continue
-            writer.update(
-                "servers",
-                server["id"],
-                task_state=None,
-                vm_state=server["vm_state"],
-                power_action=server["power_action"],
-                power_serial=server["power_serial"],
-                held=server["held"],
-            )
-            words = "taken back: its host was not reached"
-            _note(operation.context, writer, operation.id, operation.kind, server, words)
-
-
-def _note(
-    context: Context,
-    writer: Writer,
-    operation_id: str,
-    action: str,
-    server: Row,
-    message: str,
-    host: str = "",
-) -> None:
-    note(
-        writer,
-        action=action,
-        kind="server",
-        resource_id=server["id"],
-        name=server["name"],
-        message=message,
-        host=host,
-        user_name=context.operator,
-        operation_id=operation_id,
-    )
+    """start, stop, reboot, pause ...; returns the servers afterwards."""
+    return command(context, action, words, {})
 
 
 def _arguments(request: BootRequest) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,16 @@ class BootRequest:
 
 
 @dataclass(frozen=True)
+class ServerChange:
+    """What shall be different about a server. A property set to "" is removed."""
+
+    name: str | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    add_tags: tuple[str, ...] = ()
+    remove_tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ServerAddress:
     """One address of a server, the network it is in, and what stands for it outside."""
 
@@ -112,6 +123,9 @@ class Server:
     observed_at: str | None
     interrupted: bool = False
     security_groups: tuple[str, ...] = ()
+    locked: bool = False
+    lock_reason: str = ""
+    tags: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
 
     def networks(self) -> dict[str, list[str]]:

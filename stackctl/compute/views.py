@@ -143,4 +143,7 @@ def _server(row: Row, addresses: list[ServerAddress], groups: list[str], ownerle
         observed_at=row["observed_at"],
         interrupted=ownerless and row["task_state"] is not None,
         security_groups=tuple(groups),
+        locked=bool(row["locked"]),
+        lock_reason=row["lock_reason"],
+        tags=tuple(json.loads(row["tags_json"])),
     )

@@ -36,6 +36,17 @@ def is_root(volume: Row) -> bool:
     return str(volume["device"]).endswith("a")
 
 
+def refuse_root(reader: Reader, server: Row, action: str, hint: str) -> None:
+    """Conflict for what is done to a server's root disk when that is a volume."""
+    for volume in of_server(reader, server["id"]):
+        if is_root(volume):
+            raise Conflict(
+                f"Cannot '{action}' instance {server['name']}: it boots from volume "
+                f"{volume['name']}, and has no root disk of its own. Nothing was done.",
+                hint=hint.format(server=server["name"], volume=volume["name"]),
+            )
+
+
 def be_root(writer: Writer, volume: Row, server: Row) -> None:
     """A new server boots from a volume; one without a place gets the server's."""
     device = f"{PREFIXES[server['disk_bus']]}a"
@@ -69,14 +80,16 @@ def device_for(reader: Reader, server: Row, asked: str | None) -> str:
     """The device that was asked for, or the first free one of the server's disk bus."""
     prefix = PREFIXES[server["disk_bus"]]
     disks = reader.value(
-        "SELECT count(*) FROM disks WHERE server_id = ? AND deleted_at IS NULL", server["id"]
+        "SELECT count(*) FROM disks WHERE server_id = ? AND deleted_at IS NULL AND aside = 0",
+        server["id"],
     )
     volumes = {row["device"] for row in of_server(reader, server["id"])}
-    first = int(f"{prefix}a" in volumes)
-    taken = volumes | {f"{prefix}{letter}" for letter in LETTERS[first : first + disks]}
-    free = [f"{prefix}{letter}" for letter in LETTERS if f"{prefix}{letter}" not in taken]
+    # Its disks have the first ones that volumes leave.
+    names = [f"{prefix}{letter}" for letter in LETTERS]
+    free = [name for name in names if name not in volumes][disks:]
     if not free:
-        raise Conflict(f"Server {server['name']} has {len(taken)} disks: no more are possible.")
+        count = len(volumes) + disks
+        raise Conflict(f"Server {server['name']} has {count} disks: no more are possible.")
     if asked is None or asked == "auto":
         return free[0]
     match = DEVICE.fullmatch(asked)

@@ -65,6 +65,7 @@ class AgentSession:
         self._results_changed = threading.Condition()
         self._somebody_reads = False
         self._open_image: OpenImage = _no_file
+        self._early: dict[str, Any] | None = None
 
     def begin(self, target: Target, opening: Opening, open_image: OpenImage) -> None:
         """Open the exchange: push the images that the agent lacks, hear its hello."""
@@ -167,6 +168,46 @@ class AgentSession:
         fault = untrusted.fault(message.get("fault"))
         raise ResourceFailed(f"{name} on host {self.name} failed: {fault.message}.")
 
+    def stream(self, name: str, arguments: dict[str, Any]) -> IncomingFile:
+        """Have the agent do an action that sends a file; nothing else goes on meanwhile.
+
+        ResourceFailed with its words when there is none.
+        """
+        self._send_action(name, arguments)
+        message = self.stream_message("stream", "result")
+        if message["type"] == "result":
+            self._value(name, message)
+            raise AgentFailed(f"{name} on host {self.name} ended without a file.")
+        return IncomingFile(self, name, untrusted.number(message.get("size_bytes")))
+
+    def stream_message(self, *expected: str) -> dict[str, Any]:
+        """The next of these messages; steps on the way are handed on."""
+        while True:
+            message = self._channel.receive_message("step", *expected)
+            if message["type"] != "step":
+                return message
+            self._on_step(untrusted.mapping(message))
+
+    def stream_pieces(self, size_bytes: int) -> Iterator[bytes]:
+        """So many bytes from the agent; fewer when its result comes before, which stays."""
+        left = size_bytes
+        while left > 0:
+            frame = self._channel.receive()
+            if frame.message is not None:
+                self._early = frame.message
+                return
+            if not frame.data or len(frame.data) > left:
+                raise AgentFailed(f"Host {self.name} did not send what it announced.")
+            left -= len(frame.data)
+            yield frame.data
+
+    def stream_result(self, name: str) -> Any:
+        """What the action says after its file."""
+        message = self._early or self.stream_message("result")
+        if message["type"] != "result":
+            raise AgentFailed(f"Host {self.name} broke the file off. Nothing of it was kept.")
+        return self._value(name, message)
+
     def relay(self, subnet_id: str, address: str, port: int, from_fd: int, to_fd: int) -> None:
         """Carry bytes between two file descriptors and a TCP port inside a subnet.
 
@@ -175,6 +216,12 @@ class AgentSession:
         where = {"subnet_id": subnet_id, "address": address, "port": port}
         self._send_action("relay", where)
         self._value("relay", self._channel.receive_message("result"))
+        pump(self._channel, from_fd, to_fd)
+
+    def console(self, server_id: str, from_fd: int, to_fd: int) -> None:
+        """Carry bytes between two file descriptors and a server's serial console."""
+        self._send_action("console", {"server_id": server_id})
+        self._value("console", self._channel.receive_message("result"))
         pump(self._channel, from_fd, to_fd)
 
     def _send_image(self, sha256: str, *, again: bool) -> None:
@@ -220,6 +267,27 @@ class AgentSession:
     def abort(self) -> None:
         """End the connection at once, from any thread; whoever waits gets ChannelLost."""
         self._channel.abort()
+
+
+class IncomingFile:
+    """Implements ``stackctl.fleet.types.Incoming``."""
+
+    def __init__(self, session: AgentSession, name: str, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.value: Any = None
+        self._session, self._name = session, name
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its content; nothing in memory but one piece."""
+        received = 0
+        for piece in self._session.stream_pieces(self.size_bytes):
+            received += len(piece)
+            yield piece
+        self.value = self._session.stream_result(self._name)
+        if received != self.size_bytes:
+            raise AgentFailed(
+                f"Only {received} of {self.size_bytes} bytes arrived. None were kept."
+            )
 
 
 def open_session(

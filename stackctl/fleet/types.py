@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +76,17 @@ class Opening:
     kill_at: int = 0
 
 
+class Incoming(Protocol):
+    """A file on its way from a host. ``pieces`` once; then ``value``, the action's result."""
+
+    size_bytes: int
+    value: Any
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its content, piece by piece; ResourceFailed when the host could not go on."""
+        ...
+
+
 class Session(Protocol):
     """An open exchange with the agent of one host."""
 
@@ -94,8 +105,19 @@ class Session(Protocol):
         """Have the agent do one action; raises ResourceFailed with its words."""
         ...
 
+    def stream(self, name: str, arguments: dict[str, Any]) -> Incoming:
+        """Have the agent do an action that sends a file; nothing else goes on meanwhile.
+
+        ResourceFailed with its words when there is none.
+        """
+        ...
+
     def relay(self, subnet_id: str, address: str, port: int, from_fd: int, to_fd: int) -> None:
         """Carry bytes between two file descriptors and a TCP port inside a subnet."""
+        ...
+
+    def console(self, server_id: str, from_fd: int, to_fd: int) -> None:
+        """Carry bytes between two file descriptors and a server's serial console."""
         ...
 
     def close(self) -> None:

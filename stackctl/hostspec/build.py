@@ -275,6 +275,7 @@ def _disk(row: Row) -> spec.Disk:
         size_bytes=row["size_bytes"],
         build=row["state"] == "build",
         image_id=row["image_id"],
+        source_id=row["source_id"] if row["state"] == "build" else None,
     )
 
 
@@ -292,7 +293,9 @@ def _volume(row: Row) -> spec.Volume:
 
 
 def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
-    disks = [disk for disk in snapshot.disks if disk["server_id"] == row["id"]]
+    disks = [
+        disk for disk in snapshot.disks if disk["server_id"] == row["id"] and not disk["aside"]
+    ]
     ports = [port for port in snapshot.ports if port["device_id"] == row["id"]]
     return spec.Server(
         id=row["id"],
@@ -343,7 +346,7 @@ def _guest(row: Row) -> spec.Guest:
 
 
 def _kernel(snapshot: HostSnapshot, server: Row) -> spec.DirectKernel | None:
-    image = snapshot.images.get(server["image_id"] or "")
+    image = snapshot.images.get(server["rescue_image_id"] or server["image_id"] or "")
     if image is None or image["kernel_id"] is None:
         return None
     properties = json.loads(image["properties_json"])

@@ -251,7 +251,7 @@ def _images(
     servers boot from."""
     wanted = {disk["image_id"] for disk in disks}
     wanted |= {volume["image_id"] for volume in volumes if not _is_copy(volume)}
-    booted = {server["image_id"] for server in servers if server["image_id"]}
+    booted = {server["rescue_image_id"] or server["image_id"] for server in servers} - {None}
     with_kernel = reader.all(
         f"SELECT * FROM images WHERE id IN ({_marks(sorted(booted))}) AND kernel_id IS NOT NULL",
         *sorted(booted),

@@ -81,7 +81,7 @@ def acting_session(
     spread: Spreading | None = None,
 ) -> Iterator[Session]:
     """An exchange that only asks or acts: no host lock, no spec. ``images`` are brought first."""
-    opening = one.opening(context, "act", images, 0)
+    opening = one.opening(context, "act", images, killpoint.for_agents())
     with _session(context, host, opening, False, None, spread) as session:
         yield session
 

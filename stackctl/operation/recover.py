@@ -34,6 +34,11 @@ def interrupted(reader: Reader) -> list[Row]:
     return [row for row in running if not owner_is_alive(row["lock_file"], row["id"])]
 
 
+def is_undone(operation: Row) -> bool:
+    """Whether an operation without its owner comes to nothing, by the phase that it was in."""
+    return str(operation["phase"]).startswith("undo")
+
+
 def settle_interrupted(context: Context) -> None:
     """Close dead operations whose hosts have all applied what they were to do.
 
@@ -154,7 +159,11 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
         return _halfway(operation)
     # Its hosts have done all they were to do: no task of it goes on.
     writer.run("UPDATE servers SET task_state = NULL WHERE operation_id = ?", operation["id"])
-    outcome = "failed" if left else "done"
+    if is_undone(operation):
+        # Nothing of it is left to return: its request id is free for the next try.
+        writer.update("operations", operation["id"], request_id=None)
+        how = "undone: the command was interrupted"
+    outcome = "failed" if left or is_undone(operation) else "done"
     message = f"{len(left)} servers could not be built" if left else how
     if _let_go_of_images(writer, operation):
         outcome, message = "failed", "the content of its image did not come"

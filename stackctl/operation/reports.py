@@ -36,6 +36,9 @@ VM_STATES = {
 # Nova has no word for a guest whose memory lies on disk: it is off.
 POWER_STATES = {"SAVED": "SHUTDOWN"}
 
+LASTING_TASKS = ("image-snapshot", "image-backup")
+"""Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
+
 KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment")
 
 
@@ -114,12 +117,14 @@ class Reporter:
 
     def _server_seen(self, writer: Writer, server: Row, report: Report) -> None:
         power_state = str(report.facts.get("power_state", "NOSTATE"))
-        vm_state = VM_STATES.get(power_state, str(server["vm_state"]))
+        vm_state = server["kept_state"] or VM_STATES.get(power_state, str(server["vm_state"]))
         if server["id"] in self._failed_servers:
             # A guest may run on without a part that failed: that part is no less a fault.
             vm_state = str(server["vm_state"])
         shown = POWER_STATES.get(power_state, power_state)
-        values: Row = {"power_state": shown, "vm_state": vm_state, "task_state": None}
+        values: Row = {"power_state": shown, "vm_state": vm_state}
+        if server["task_state"] not in LASTING_TASKS:
+            values["task_state"] = None
         if vm_state != "error":
             values |= {"fault_json": None, "held": 0}
         if server["launched_at"] is None and vm_state == "active":
@@ -313,20 +318,22 @@ SELECT ports.id FROM bindings JOIN ports ON ports.id = bindings.port_id
 WHERE bindings.host_id = ? AND role = 'active' AND status <> 'ACTIVE' AND deleted_at IS NULL
 """
 
-# Servers that cannot be built without a part, by the part's kind: its id, the host.
+# Servers that cannot be built (or rebuilt) without a part, by the part's kind: its id, the host.
 _WAITING = {
     "port": """
 SELECT * FROM servers WHERE id = (SELECT device_id FROM ports WHERE id = ?)
-  AND host_id = ? AND vm_state = 'building' AND deleted_at IS NULL
+  AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL) AND deleted_at IS NULL
 """,
     "image": """
-SELECT servers.* FROM servers JOIN images ON images.id = servers.image_id
+SELECT servers.* FROM servers
+JOIN images ON images.id = ifnull(servers.rescue_image_id, servers.image_id)
 WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
-  AND host_id = ? AND vm_state = 'building' AND servers.deleted_at IS NULL
+  AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL)
+  AND servers.deleted_at IS NULL
 """,
     "volume": """
 SELECT * FROM servers WHERE id = (SELECT server_id FROM volumes WHERE id = ?)
-  AND host_id = ? AND vm_state = 'building' AND deleted_at IS NULL
+  AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL) AND deleted_at IS NULL
 """,
 }
 

@@ -11,7 +11,7 @@ from stackctl.operation import convergence
 from stackctl.operation.exchange import Exchange
 from stackctl.operation.outcome import Failure
 from stackctl.operation.owner import owner_is_alive
-from stackctl.operation.recover import settle_interrupted
+from stackctl.operation.recover import is_undone, settle_interrupted
 from stackctl.operation.settle import settle_servers
 from stackctl.state import Reader, Row, read, write
 
@@ -32,6 +32,9 @@ def earlier_request(context: Context, arguments_sha256: str) -> Row | None:
         )
     if row["outcome"] == "running" and owner_is_alive(row["lock_file"], row["id"]):
         raise still_at_work(context)
+    if row["outcome"] == "running" and is_undone(row):
+        settle_interrupted(context)
+        return None
     return row
 
 

@@ -43,7 +43,11 @@ _WITH_ROWS = frozenset(
 
 
 class Operation:
-    """One command's work. Made by ``begin``; see ``run`` for the common case of one phase."""
+    """One command's work. Made by ``begin``; see ``run`` for the common case of one phase.
+
+    ``phase`` goes into its row with each transaction. While it begins with "undo", whoever finds
+    the operation without its owner takes it for one that did nothing.
+    """
 
     def __init__(self, context: Context, kind: str, summary: str, arguments: dict[str, Any]):
         self.context = context
@@ -54,6 +58,7 @@ class Operation:
         self.change = Change()
         self.exchanges: dict[str, Exchange] = {}
         self.repeated: Row | None = None
+        self.phase = "converge"
         self.serial = 0
         self._worked_around: set[str] = set()
         self._lock_file = ""
@@ -239,7 +244,7 @@ class Operation:
     def _record(self, writer: Writer, result: dict[str, Any] | None) -> None:
         """Write the operation's row with its first transaction, and keep it up with the others."""
         values: dict[str, Any] = {"hosts_json": json.dumps(sorted(self._hosts))}
-        values["serial"] = writer.serial
+        values |= {"serial": writer.serial, "phase": self.phase}
         if result is not None:
             values["result_json"] = json.dumps(result)
         if self._recorded:
@@ -260,7 +265,6 @@ class Operation:
             "user_name": context.operator,
             "request_id": context.request_id,
             "arguments_sha256": self.arguments_sha256,
-            "phase": "converge",
             "outcome": "running",
             "lock_file": self._lock_file,
             "owner_pid": os.getpid(),

@@ -59,6 +59,9 @@ def _settle(
         return _settle_deleted(writer, server, exchange)
     host = exchange.host_name if exchange else ""
     error = exchange.error if exchange else None
+    if server["operation_id"] != operation_id:
+        # What goes on there is another one's work, to be settled by that.
+        return _unheard(server, exchange)
     if server["vm_state"] == "building":
         message = error.message if error else "the host did not say what became of it"
         if exchange is not None and exchange.sent and error is not None:
@@ -72,11 +75,16 @@ def _settle(
         fault = json.loads(server["fault_json"] or "{}")
         message = fault.get("message", "it is in state ERROR")
         return Failure("server", server["id"], server["name"], fault.get("host", host), message)
-    if exchange is not None and error is not None:
-        kind = PartlyDone if exchange.sent else type(error)
-        message, hint = error.message, error.hint
-        return Failure("server", server["id"], server["name"], host, message, kind, hint)
-    return None
+    return _unheard(server, exchange)
+
+
+def _unheard(server: Row, exchange: Exchange | None) -> Failure | None:
+    """What a host that did not answer means for a server that is there."""
+    if exchange is None or exchange.error is None:
+        return None
+    kind = PartlyDone if exchange.sent else type(exchange.error)
+    message, hint, host = exchange.error.message, exchange.error.hint, exchange.host_name
+    return Failure("server", server["id"], server["name"], host, message, kind, hint)
 
 
 def _settle_deleted(writer: Writer, server: Row, exchange: Exchange | None) -> Failure | None:

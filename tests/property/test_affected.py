@@ -189,7 +189,8 @@ class Commands(RuleBasedStateMachine):
     @rule(at=st.integers(0, 20))
     def revoke(self, at):
         rules = network.list_rules(self.world.context)
-        self.tried(network.delete_rule, self.world.context, rules[at % len(rules)].id)
+        if rules:
+            self.tried(network.delete_rule, self.world.context, rules[at % len(rules)].id)
 
     @rule(name=SERVERS, group=GROUPS, joins=st.booleans())
     def groups_of_server(self, name, group, joins):

@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.faults import StepFailed
-from agent.resources import domain, domain_inputs, domain_power
+from agent.resources import disk, domain, domain_inputs, domain_power
 from agent.resources.base import Host
 from agent.resources.domain_power import Command, command
 from agent.resources.domain_xml import (
+    COMPILER,
     DiskInput,
     DomainInput,
     Mark,
     NicInput,
     UnsafeText,
+    VolumeInput,
     compile_domain,
     describe,
     essentials,
@@ -38,6 +40,8 @@ from agent.spec import (
     Power,
     Server,
     Tombstone,
+    digest,
+    to_plain,
 )
 from agent.system import libvirt_conn
 from agent.system.libvirt_conn import DomainView, LibvirtError
@@ -396,3 +400,81 @@ def test_the_machine_type_of_an_existing_domain_stays(host, libvirt):
     libvirt[SERVER.id] = existing(host)
     step = only(domain.KIND.changes(host, changed(machine_type=None)))
     assert step.result == "unchanged"
+
+
+# --- disks that domains had ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def replaced(host, libvirt, monkeypatch):
+    """A domain with the disk disk-1, deleted and there; returns its spec and file."""
+    path = host.data / "disks" / "disk-1.qcow2"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    new = Disk("disk-2", 1, INPUT.id, "root", "qcow2", 1 << 30, True, "image-1")
+    graves = (Tombstone("disk", "disk-1", 0),)
+    spec = changed(disks=("disk-2",))
+    monkeypatch.setattr(libvirt_conn, "running", lambda ids: {})
+    libvirt[INPUT.id] = existing(host)
+    return replace(spec, disks=(new,), tombstones=graves), path
+
+
+def test_a_disk_that_a_domain_still_has_waits_until_it_has_another(replaced, host, libvirt):
+    spec, path = replaced
+    assert list(disk.KIND.removals(host, spec)) == []
+    assert [step.result for step in disk.REPLACED.changes(host, spec)] == ["busy"]
+    libvirt[INPUT.id] = existing(host, spec)
+    step = only(disk.REPLACED.changes(host, spec))
+    assert step.result == "removed"
+    step.apply()
+    assert not path.exists()
+    assert list(disk.REPLACED.changes(host, spec)) == []
+    assert only(disk.KIND.removals(host, spec)).why == "already absent"
+
+
+def test_a_disk_that_a_guest_still_runs_on_waits_though_its_definition_has_another(
+    replaced, host, libvirt, monkeypatch
+):
+    spec, path = replaced
+    running = existing(host)
+    libvirt[INPUT.id] = existing(host, spec)
+    monkeypatch.setattr(libvirt_conn, "running", lambda ids: {INPUT.id: running})
+    assert [step.result for step in disk.REPLACED.changes(host, spec)] == ["busy"]
+    assert path.exists()
+
+
+def test_nothing_is_removed_behind_a_domain_that_failed(replaced, host, libvirt):
+    spec, _ = replaced
+    libvirt[INPUT.id] = existing(host, spec)
+    host.failed.add(("domain", INPUT.id))
+    assert only(disk.REPLACED.changes(host, spec)).apply is None
+
+
+def test_without_libvirt_no_deleted_disk_goes_while_servers_are_wanted(replaced, host, monkeypatch):
+    def down(_):
+        raise LibvirtError("no libvirt")
+
+    monkeypatch.setattr(libvirt_conn, "observe", down)
+    with pytest.raises(LibvirtError):
+        list(disk.KIND.removals(host, replaced[0]))
+
+
+def test_a_definition_without_volumes_is_not_another_one_because_there_are_volumes():
+    inputs = to_plain(INPUT)
+    del inputs["volumes"]
+    assert input_digest(INPUT) == digest([COMPILER, inputs])
+
+
+def test_a_volume_keeps_its_device_when_another_disk_comes_before_it():
+    """As the rescue disk does: none of the three may be missing."""
+    rescue = replace(INPUT.disks[0], path="/d/rescue.qcow2", serial="rescue")
+    volume = VolumeInput("/v/data.qcow2", "qcow2", "7" * 8 + "-7777" * 3 + "-" + "7" * 12, "vdb")
+    disks = (rescue, INPUT.disks[0])
+    root = ElementTree.fromstring(
+        compile_domain(replace(INPUT, disks=disks, volumes=(volume,)), MARK)
+    )
+    found = {
+        each.find("target").get("dev"): each.find("source").get("file")
+        for each in root.iterfind("devices/disk[@device='disk']")
+    }
+    assert found == {"vda": rescue.path, "vdb": volume.path, "vdc": INPUT.disks[0].path}

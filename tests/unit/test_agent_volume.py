@@ -10,7 +10,7 @@ import pytest
 
 from agent import inspection, layout, purge, store
 from agent.faults import StepFailed
-from agent.resources import attachment, domain, domain_inputs, nic, volume
+from agent.resources import attachment, domain, domain_inputs, nic, volume, volume_copy
 from agent.resources.base import Host
 from agent.resources.domain_xml import (
     UnsafeText,
@@ -21,7 +21,7 @@ from agent.resources.domain_xml import (
     volume_xml,
 )
 from agent.spec import Attachment, Tombstone, Volume
-from agent.system import libvirt_conn
+from agent.system import files, libvirt_conn
 from agent.system.libvirt_conn import DomainView, LibvirtError
 from tests.unit.test_agent_domain import INPUT, MARK, SERVER, SPEC, existing
 
@@ -41,6 +41,7 @@ class Libvirt:
     def __init__(self) -> None:
         self.domains: dict[str, DomainView] = {}
         self.stubborn = False
+        self.agent = False
         self.refuses = ""
         self.resized: list[tuple[str, str, int]] = []
 
@@ -63,6 +64,12 @@ class Libvirt:
     def resize_disk(self, domain_id, path, size_bytes):
         self.resized.append((domain_id, path, size_bytes))
 
+    def live_xml(self, domain_id):
+        xml, word = self.domains[domain_id].xml, "connected" if self.agent else "disconnected"
+        name = 'name="org.qemu.guest_agent.0"'
+        assert name in xml
+        return xml.replace(name, f'{name} state="{word}"')
+
     def run(self, view: DomainView) -> None:
         self.domains[view.id] = view
         self._change(view.id, lambda devices: None)
@@ -84,7 +91,7 @@ class Libvirt:
 @pytest.fixture
 def libvirt(monkeypatch):
     made = Libvirt()
-    for name in ("running", "plug", "unplug", "resize_disk"):
+    for name in ("running", "plug", "unplug", "resize_disk", "live_xml"):
         monkeypatch.setattr(libvirt_conn, name, getattr(made, name))
     monkeypatch.setattr(nic, "PATIENCE_S", 0.3)
     monkeypatch.setattr(nic, "AGAIN_S", 0.1)
@@ -234,19 +241,21 @@ def test_a_copy_of_what_a_guest_has_is_made_by_its_qemu(host, libvirt, monkeypat
         subprocess.run(["cp", str(source), target], check=True)
 
     monkeypatch.setattr(libvirt_conn, "backup_begin", begin)
-    monkeypatch.setattr(libvirt_conn, "freeze", lambda id_: said.append("freeze") or agent)
+    libvirt.agent = agent
+    monkeypatch.setattr(libvirt_conn, "freeze", lambda id_: said.append("freeze") or True)
     monkeypatch.setattr(libvirt_conn, "thaw", lambda id_: said.append("thaw"))
-    monkeypatch.setattr(libvirt_conn, "backup_runs", lambda id_: False)
+    monkeypatch.setattr(libvirt_conn, "backup_ended", lambda id_: "")
     facts = copying(host, spec).apply()
     assert facts["consistency"] == ("quiesced" if agent else "crash-consistent")
-    assert said == ["freeze", ("begin", "vdb"), *(["thaw"] if agent else [])]
+    begun = ("begin", "vdb")
+    assert said == (["freeze", begun, "thaw"] if agent else [begun])
     assert layout.volume(host.data, OTHER, "qcow2").exists()
 
 
 def test_a_guest_whose_copy_cannot_begin_is_thawed_and_nothing_stays(host, libvirt, monkeypatch):
     built(host)
     libvirt.run(existing(host, HAVING))
-    thawed = []
+    thawed, libvirt.agent = [], True
 
     def begin(domain_id, xml):
         raise LibvirtError("no space")
@@ -259,6 +268,36 @@ def test_a_guest_whose_copy_cannot_begin_is_thawed_and_nothing_stays(host, libvi
         step.apply()
     assert thawed == [SERVER.id]
     assert len(list(layout.volumes(host.data).iterdir())) == 1
+
+
+def test_a_copy_of_a_volume_that_fails_is_broken_off_and_nothing_stays(host, libvirt, monkeypatch):
+    built(host)
+    libvirt.run(existing(host, HAVING))
+    aborted = []
+    monkeypatch.setattr(libvirt_conn, "backup_begin", lambda id_, xml: None)
+    monkeypatch.setattr(libvirt_conn, "backup_ended", lambda id_: "No space left")
+    monkeypatch.setattr(libvirt_conn, "backup_abort", aborted.append)
+    step = copying(host, replace(HAVING, volumes=COPYING.volumes))
+    with pytest.raises(StepFailed, match="did not finish the copy: No space left"):
+        step.apply()
+    assert aborted == [SERVER.id]
+    assert len(list(layout.volumes(host.data).iterdir())) == 1
+
+
+def test_a_copy_of_a_volume_waits_for_no_image_that_is_made_of_the_same_guest(
+    host, libvirt, monkeypatch
+):
+    """To begin one would break the other off."""
+    built(host)
+    libvirt.run(existing(host, HAVING))
+    monkeypatch.setattr(volume_copy, "LOCK_TIMEOUT_S", 0.1)
+    step = copying(host, replace(HAVING, volumes=COPYING.volumes))
+    lock = files.make_folder(host.data / "locks") / f"snapshot-{SERVER.id}"
+    with (
+        files.locked(lock, 1, "77"),
+        pytest.raises(StepFailed, match="process 77 makes another copy"),
+    ):
+        step.apply()
 
 
 def test_nothing_is_copied_from_a_volume_that_is_missing(host, libvirt):
@@ -294,7 +333,7 @@ def test_a_definition_without_volumes_keeps_its_digest():
     assert input_digest(replace(INPUT, volumes=(VOLUME,))) != DIGEST_BEFORE_VOLUMES
 
 
-DIGEST_BEFORE_VOLUMES = "e8ff9e1e36a9e88b11ad7a4e44af392eebc24616f2ad9f1a55c5286c163357db"
+DIGEST_BEFORE_VOLUMES = "d5120c2368795252039fbcbe0de3995db9ea8c99709e3773ad14da8e6bde36bd"
 
 
 @pytest.mark.parametrize("target", ["sdb", "vdz", "vdB", "vd", "vdb'/>", ""])

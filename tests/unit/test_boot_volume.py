@@ -4,6 +4,9 @@ import pytest
 
 from stackctl.compute import service as servers
 from stackctl.compute.attachments import attach_volume, detach_volume
+from stackctl.compute.rebuilding import Rebuild, rebuild, rescue
+from stackctl.compute.resizing import resize
+from stackctl.compute.snapshots import backup, snapshot
 from stackctl.errors import (
     Conflict,
     HostUnreachable,
@@ -132,3 +135,25 @@ def test_a_volume_that_cannot_be_made_is_the_servers_fault(up):
     up.trouble("h1")
     servers.delete_servers(up.context, ["vm"]).check()
     assert status(up) == ("available", "", "", "h1")
+
+
+ROOT_DISK_COMMANDS = {
+    "rebuild": lambda context: rebuild(context, "vm", Rebuild()),
+    "rescue": lambda context: rescue(context, "vm"),
+    "resize": lambda context: resize(context, "vm", "medium"),
+    "snapshot": lambda context: snapshot(context, "vm", "copy"),
+    "backup": lambda context: backup(context, "vm", "copy", "daily", 1),
+}
+
+
+@pytest.mark.parametrize("action", ROOT_DISK_COMMANDS)
+@pytest.mark.parametrize("flavor", ["m1.tiny", "medium"])
+def test_what_needs_a_root_disk_is_refused_in_words(up, action, flavor):
+    boot(up, flavor=flavor, host="h1").check()
+    before, asked = up.rows("SELECT * FROM servers"), len(up.fleet.specs)
+    words = f"Cannot '{action}' instance vm: it boots from volume root"
+    with pytest.raises(Conflict, match=words) as caught:
+        ROOT_DISK_COMMANDS[action](up.context)
+    assert caught.value.hint.startswith("stackctl ")
+    assert (up.rows("SELECT * FROM servers"), len(up.fleet.specs)) == (before, asked)
+    assert status(up)[:2] == ("in-use", "vm")

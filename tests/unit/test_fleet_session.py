@@ -389,3 +389,78 @@ def test_nothing_of_a_session_hangs_when_it_is_aborted_elsewhere():
         threading.Thread(target=lambda: begun.wait(5) and session.abort(), daemon=True).start()
         with pytest.raises(StackctlError):
             session.converge({}, lambda _: b"", lambda _: None)
+
+
+# --- files that hosts send ----------------------------------------------------------------------
+
+
+def sent(*after):
+    """An agent that answers ``snapshot`` with these messages and bytes."""
+
+    def play(agent):
+        agent.hear()
+        agent.say(HELLO)
+        asked = agent.hear().message
+        for item in after:
+            if isinstance(item, bytes):
+                agent.say_bytes(item)
+            else:
+                agent.say({"id": asked["id"], **item})
+
+    return play
+
+
+ENDED = {"type": "result", "ok": True, "value": {"sha256": "abc"}}
+REFUSED = {"type": "result", "ok": False, "fault": {"message": "no space left"}}
+
+
+def test_a_file_comes_in_pieces_and_then_its_result():
+    begun = {"type": "stream", "size_bytes": 7}
+    steps = {"type": "step", "kind": "snapshot"}
+    with Exchange(sent(steps, begun, b"four", b"for", steps, ENDED), mode="act") as session:
+        incoming = session.stream("snapshot", {})
+        assert incoming.size_bytes == 7
+        assert list(incoming.pieces()) == [b"four", b"for"]
+        assert incoming.value == {"sha256": "abc"}
+
+
+def test_an_empty_file_is_one():
+    with Exchange(sent({"type": "stream", "size_bytes": 0}, ENDED), mode="act") as session:
+        incoming = session.stream("snapshot", {})
+        assert list(incoming.pieces()) == []
+        assert incoming.value == {"sha256": "abc"}
+
+
+def test_a_file_that_cannot_be_made_is_refused_with_the_hosts_words():
+    with (
+        Exchange(sent(REFUSED), mode="act") as session,
+        pytest.raises(ResourceFailed, match="no space left"),
+    ):
+        session.stream("snapshot", {})
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ([b"abc", REFUSED], "no space left"),
+        ([b"abc", ENDED], "3 of 5 bytes"),
+        ([b"abcdef", ENDED], "did not send what it announced"),
+        ([b"abc", {"type": "done"}], "broke the file off"),
+        ([b"abc"], "broke off"),
+    ],
+)
+def test_a_file_that_ends_otherwise_than_announced_is_an_error(after, words):
+    begun = {"type": "stream", "size_bytes": 5}
+    with Exchange(sent(begun, *after), mode="act") as session:
+        incoming = session.stream("snapshot", {})
+        with pytest.raises(StackctlError, match=words):
+            list(incoming.pieces())
+
+
+@pytest.mark.parametrize("size", [-1, "5", None, 2**64])
+def test_a_size_that_is_none_is_refused(size):
+    with (
+        Exchange(sent({"type": "stream", "size_bytes": size}), mode="act") as session,
+        pytest.raises(AgentFailed),
+    ):
+        session.stream("snapshot", {})

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from stackctl.compute import elsewhere, service
+from stackctl.compute import commanding, elsewhere, service
 from stackctl.errors import HostAhead, HostUnreachable
 from stackctl.operation import adopt, exchange
 from stackctl.operation.owner import owner_is_alive, take_ownership
@@ -126,30 +126,30 @@ class TestMeanwhile:
 
     def reach_in_between(self, pair, monkeypatch):
         """Let somebody converge h1 just before the boot looks for another place."""
-        real = elsewhere._place_elsewhere
+        real = elsewhere._Retries._place_elsewhere
 
         def first_another(*arguments):
-            monkeypatch.setattr(elsewhere, "_place_elsewhere", real)
+            monkeypatch.setattr(elsewhere._Retries, "_place_elsewhere", real)
             pair.trouble("h1")
             pair.converge("h1").check()
             return real(*arguments)
 
-        monkeypatch.setattr(elsewhere, "_place_elsewhere", first_another)
+        monkeypatch.setattr(elsewhere._Retries, "_place_elsewhere", first_another)
 
     def test_a_power_command_that_was_carried_out_is_not_taken_back(self, pair, monkeypatch):
         pair.booted(host="h1")
         pair.trouble("h1", unreachable=True)
-        real = service._take_back
+        real = commanding._take_back
 
         def first_another(*arguments):
             pair.trouble("h1")
             pair.converge("h1").check()
             real(*arguments)
 
-        monkeypatch.setattr(service, "_take_back", first_another)
+        monkeypatch.setattr(commanding, "_take_back", first_another)
         service.change_power(pair.context, "stop", ["vm"])
         assert pair.servers() == {"vm": "SHUTOFF"}
-        monkeypatch.setattr(service, "_take_back", real)
+        monkeypatch.setattr(commanding, "_take_back", real)
         service.change_power(pair.context, "start", ["vm"]).check()
         assert pair.servers() == {"vm": "ACTIVE"}
 

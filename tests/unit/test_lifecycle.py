@@ -7,7 +7,8 @@ from stackctl.compute.lifecycle import TRANSITIONS, require, status
 from stackctl.errors import Conflict, HostUnreachable, PartlyDone
 from stackctl.state import write
 
-STATES = ("building", "active", "stopped", "paused", "suspended", "error")
+BUILT = {"active", "stopped", "paused", "suspended", "rescued", "resized", "error"}
+STATES = ("building", "soft-delete", *sorted(BUILT))
 ALLOWED = {
     "start": {"stopped"},
     "stop": {"active", "error"},
@@ -21,7 +22,24 @@ ALLOWED = {
     "detach-interface": {"active", "paused", "stopped"},
     "attach-volume": {"active", "paused", "stopped"},
     "detach-volume": {"active", "paused", "stopped"},
+    "rebuild": {"active", "stopped", "error"},
+    "rescue": {"active", "stopped", "error"},
+    "unrescue": {"rescued", "error"},
+    "snapshot": {"active", "stopped", "paused", "suspended"},
+    "backup": {"active", "stopped", "paused", "suspended"},
+    "resize": {"active", "stopped"},
+    "confirm-resize": {"resized"},
+    "revert-resize": {"resized", "error"},
+    "soft-delete": {*BUILT, "building"},
+    "restore": {"soft-delete"},
+    "rename": BUILT,
+    "set": BUILT,
 }
+WHILE_LOCKED = {"rename", "snapshot", "backup"}
+
+
+def server_in(vm_state, **more):
+    return {"id": "1", "name": "vm", "vm_state": vm_state, "task_state": None, "locked": 0, **more}
 
 
 def test_the_table_has_all_actions():
@@ -31,7 +49,7 @@ def test_the_table_has_all_actions():
 @pytest.mark.parametrize("action", ALLOWED)
 @pytest.mark.parametrize("state", STATES)
 def test_an_action_in_a_state(action, state):
-    server = {"name": "vm", "vm_state": state, "task_state": None}
+    server = server_in(state)
     if state in ALLOWED[action]:
         assert require(server, action).action == action
         return
@@ -42,10 +60,22 @@ def test_an_action_in_a_state(action, state):
 
 @pytest.mark.parametrize("action", ALLOWED)
 def test_nothing_begins_while_something_else_goes_on(action):
-    server = {"name": "vm", "vm_state": "active", "task_state": "rebooting"}
+    server = server_in("active", task_state="rebooting")
     with pytest.raises(Conflict, match="task_state rebooting") as no:
         require(server, action)
     assert "recover" in no.value.hint
+
+
+@pytest.mark.parametrize("action", ALLOWED)
+def test_a_locked_server_refuses(action):
+    state = min(ALLOWED[action])
+    server = server_in(state, locked=1, lock_reason="do not touch")
+    if action in WHILE_LOCKED:
+        require(server, action)
+        return
+    with pytest.raises(Conflict, match=r"Instance vm is locked \(do not touch\)") as no:
+        require(server, action)
+    assert no.value.hint == "stackctl unlock 1"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +88,14 @@ def test_nothing_begins_while_something_else_goes_on(action):
         ("stopped", None, "SHUTOFF"),
         ("active", "powering-off", "ACTIVE"),
         ("error", None, "ERROR"),
+        ("paused", None, "PAUSED"),
+        ("suspended", None, "SUSPENDED"),
+        ("rescued", None, "RESCUE"),
+        ("resized", None, "VERIFY_RESIZE"),
+        ("soft-delete", None, "SOFT_DELETED"),
+        ("active", "rebuilding", "REBUILD"),
+        ("stopped", "resizing", "RESIZE"),
+        ("resized", "resize-reverting", "REVERT_RESIZE"),
         ("strange", None, "UNKNOWN"),
     ],
 )
