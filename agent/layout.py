@@ -51,6 +51,16 @@ def disk(data: Path, disk_id: str, disk_format: str) -> Path:
     return disks(data) / f"{checked(disk_id)}.{checked(disk_format)}"
 
 
+def volumes(data: Path) -> Path:
+    """The folder of all volumes."""
+    return data / "volumes"
+
+
+def volume(data: Path, volume_id: str, disk_format: str) -> Path:
+    """The file of a volume."""
+    return volumes(data) / f"{checked(volume_id)}.{checked(disk_format)}"
+
+
 def snapshots(data: Path) -> Path:
     """The folder of copies of disks that are being made."""
     return data / "snapshots"

@@ -70,9 +70,12 @@ def _tombstones(store: Store, cloud_id: str) -> Iterator[Tombstone]:
         mark = describe(view.xml).mark
         if mark is not None and mark.cloud_id == cloud_id:
             yield Tombstone("domain", domain_id, 0)
-    folder = layout.disks(store.data)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        yield Tombstone("disk", path.name.lstrip(".").partition(".")[0], 0)
+    for kind, folder in (
+        ("disk", layout.disks(store.data)),
+        ("volume", layout.volumes(store.data)),
+    ):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            yield Tombstone(kind, path.name.lstrip(".").partition(".")[0], 0)
 
 
 def _faults(messages: list[dict[str, Any]]) -> str:

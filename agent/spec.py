@@ -10,22 +10,17 @@ This module runs on both sides and therefore uses nothing but the standard libra
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
-import json
-import typing
 from dataclasses import dataclass
-from typing import Any, Optional, TypeVar
+from typing import Optional
+
+from agent.plain import SpecError as SpecError
+from agent.plain import canonical as canonical
+from agent.plain import digest as digest
+from agent.plain import from_plain as from_plain
+from agent.plain import to_plain as to_plain
 
 SPEC_FORMAT = 2
 """Raised when a field changes its meaning; an agent refuses a format that it does not know."""
-
-T = TypeVar("T")
-
-
-class SpecError(ValueError):
-    """A document that does not have the shape of the class it should become."""
 
 
 @dataclass(frozen=True)
@@ -314,6 +309,30 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """A volume's file on this host. Made only while ``build`` is set, of an image, of
+    another volume here (``source_id``), or empty; its absence later is a fault. ``size_bytes`` may
+    grow. A snapshot is a volume that no server gets.
+    """
+
+    id: str
+    version: int
+    format: str
+    size_bytes: int
+    build: bool
+    image_id: Optional[str] = None
+    source_id: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A volume of a server, and the name that the server's definition has for it (``vdb``)."""
+
+    volume_id: str
+    device: str
+
+
+@dataclass(frozen=True)
 class Power:
     """The last power command given to a server; obeyed once, when ``serial`` is newer than the
     one in the domain's metadata. ``action`` is start, stop, reboot (ACPI, then hard after
@@ -367,7 +386,8 @@ class DirectKernel:
 
 @dataclass(frozen=True)
 class Server:
-    """A server on this host. ``disks`` and ``ports`` are ids in the order the guest sees them.
+    """A server on this host. ``disks`` and ``ports`` are ids in the order the guest sees them;
+    ``volumes`` come after its disks.
 
     ``held``: building it failed; left as it is until somebody names it again. ``moving``: on two
     hosts for a while; convergence neither creates, starts, stops nor destroys it.
@@ -389,11 +409,12 @@ class Server:
     kernel: Optional[DirectKernel] = None
     held: bool = False
     moving: bool = False
+    volumes: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tombstone:
-    """Permission to destroy one incarnation: ``kind`` is domain (id: the server's) or disk.
+    """Permission to destroy one incarnation: ``kind`` is domain (id: the server's), disk or volume.
 
     It stays in the spec until this host reports it ``removed``. Wanted beats deleted.
     """
@@ -422,77 +443,4 @@ class HostSpec:
     routers: tuple[Router, ...] = ()
     security_groups: tuple[SecurityGroup, ...] = ()
     members: tuple[Members, ...] = ()
-
-
-def to_plain(value: Any) -> Any:
-    """Turn a dataclass (or a tuple of them) into dicts, lists and scalars for JSON."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_plain(getattr(value, name)) for name in _field_names(type(value))}
-    if isinstance(value, (tuple, list)):
-        return [to_plain(item) for item in value]
-    return value
-
-
-def from_plain(cls: type[T], data: Any) -> T:
-    """Build ``cls`` from what ``to_plain`` made of it; SpecError says what does not fit."""
-    if not isinstance(data, dict):
-        raise SpecError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
-    anything: Any = cls  # a bare type[T] does not count as hashable
-    hints = _hints(anything)
-    unknown = data.keys() - hints.keys()
-    if unknown:
-        raise SpecError(f"{cls.__name__}: unknown fields {sorted(unknown)}")
-    values = {name: _convert(hints[name], item, cls, name) for name, item in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise SpecError(f"{cls.__name__}: {error}") from None
-
-
-def canonical(value: Any) -> bytes:
-    """The one JSON form of a value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(
-        to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    ).encode()
-
-
-def digest(value: Any) -> str:
-    """SHA-256 (hex) of the canonical form: equal digests, equal values."""
-    return hashlib.sha256(canonical(value)).hexdigest()
-
-
-@functools.cache
-def _field_names(cls: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cls))
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _convert(hint: Any, value: Any, owner: type, name: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin is typing.Union:
-        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        return None if value is None else _convert(inner, value, owner, name)
-    if origin is tuple:
-        return _convert_tuple(typing.get_args(hint), value, owner, name)
-    if dataclasses.is_dataclass(hint):
-        return from_plain(typing.cast("type[Any]", hint), value)
-    # bool is a subclass of int: a flag where a number belongs is as wrong as the reverse.
-    if type(value) is not hint:
-        raise SpecError(
-            f"{owner.__name__}.{name}: expected {hint.__name__}, got {type(value).__name__}"
-        )
-    return value
-
-
-def _convert_tuple(args: tuple[Any, ...], value: Any, owner: type, name: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise SpecError(f"{owner.__name__}.{name}: expected a list, got {type(value).__name__}")
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_convert(args[0], item, owner, name) for item in value)
-    if len(args) != len(value):
-        raise SpecError(f"{owner.__name__}.{name}: expected {len(args)} items, got {len(value)}")
-    return tuple(_convert(arg, item, owner, name) for arg, item in zip(args, value))
+    volumes: tuple[Volume, ...] = ()

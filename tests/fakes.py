@@ -24,6 +24,7 @@ from stackctl.fleet.types import Accepted, Hello
 
 FACTS = {"machine_types": {"pc": "pc-i440fx-9.0"}, "virt_type": "qemu"}
 NEW_HOST = {"claim": None, "accepted": None, "disks": {}, "domains": {}, "ports": [], "routers": {}}
+NEW_HOST |= {"volumes": {}, "plugged": {}}
 
 
 @dataclass
@@ -248,11 +249,17 @@ class _Work:
             yield self._report("image", image.id, "unchanged")
         for disk in self._spec.disks:
             yield self._disk(disk)
+        for volume in self._spec.volumes:
+            yield self._volume(volume)
         for server in self._spec.servers:
             yield self._domain(server)
+        for server in self._spec.servers:
+            yield from self._attachments(server)
 
     def _removals(self):
-        wanted = {item.id for item in (*self._spec.servers, *self._spec.disks)}
+        yield from self._releases()
+        spec = self._spec
+        wanted = {item.id for item in (*spec.servers, *spec.disks, *spec.volumes)}
         for stone in self._spec.tombstones:
             if stone.id not in wanted:
                 words = self._trouble.fail.get(stone.id) or self._trouble.fail.get("removal")
@@ -306,6 +313,57 @@ class _Work:
             self._state["disks"][disk.id] = {"server": disk.server_id}
         return report
 
+    def _releases(self):
+        """Guests let go of the volumes that they shall not have; dead ones of all."""
+        wanted = {
+            each.volume_id: server for server in self._spec.servers for each in server.volumes
+        }
+        versions = {server.id: server.version for server in self._spec.servers}
+        for id_, holder in list(self._state["plugged"].items()):
+            if id_ in wanted and wanted[id_].id == holder:
+                continue
+            report = self._report("attachment", id_, "removed", versions.get(holder, 0))
+            if report.result == "removed":
+                del self._state["plugged"][id_]
+            yield report
+
+    def _volume(self, volume):
+        there = self._state["volumes"]
+        if volume.id not in there and not volume.build:
+            return self._fault(
+                "volume", volume.id, volume.version, f"volume {volume.id} is missing"
+            )
+        if volume.source_id is not None and volume.source_id not in there:
+            return self._fault("volume", volume.id, volume.version, "there is nothing to copy")
+        holder = self._state["plugged"].get(volume.id)
+        facts = {"used_by": [holder] if holder else []}
+        old = there.get(volume.id)
+        grown = old is not None and old < volume.size_bytes
+        result = "made" if old is None else "changed" if grown else "unchanged"
+        if volume.source_id is not None and old is None:
+            used = volume.source_id in self._state["plugged"]
+            facts |= {"taken": "2026-01-01T00:00:00Z"}
+            facts |= {"consistency": "crash-consistent" if used else "at-rest"}
+        report = self._report("volume", volume.id, result, volume.version, facts)
+        if report.result == result:
+            there[volume.id] = volume.size_bytes
+        return report
+
+    def _attachments(self, server):
+        there = self._state["domains"].get(server.id)
+        for each in server.volumes:
+            if self._failed & {each.volume_id, server.id}:
+                words = "not tried"
+                yield self._fault("attachment", each.volume_id, server.version, words)
+                continue
+            runs = there is not None and there["power"] == "RUNNING"
+            old = self._state["plugged"].get(each.volume_id)
+            result = "made" if runs and old is None else "unchanged"
+            report = self._report("attachment", each.volume_id, result, server.version)
+            if report.result == "made":
+                self._state["plugged"][each.volume_id] = server.id
+            yield report
+
     def _domain(self, server):
         there = self._state["domains"].get(server.id)
         facts = {"power_state": there["power"] if there else "NOSTATE"}
@@ -313,7 +371,8 @@ class _Work:
             return self._report("domain", server.id, "held", server.version, facts)
         if there and there["served"] >= server.power.serial:
             return self._report("domain", server.id, "unchanged", server.version, facts)
-        needs = self._failed & {*server.disks, *server.ports}
+        volumes = {each.volume_id for each in server.volumes}
+        needs = self._failed & {*server.disks, *server.ports, *volumes}
         if needs:
             return self._fault("domain", server.id, server.version, f"not tried: {min(needs)}")
         power = "SHUTDOWN" if server.power.action == "stop" else "RUNNING"
@@ -324,6 +383,9 @@ class _Work:
         result = "changed" if there else "made"
         report = self._report("domain", server.id, result, server.version, {"power_state": power})
         if report.result == result:
+            if power == "SHUTDOWN":
+                held = self._state["plugged"]
+                self._state["plugged"] = {k: v for k, v in held.items() if v != server.id}
             mark = {"power": power, "served": server.power.serial}
             self._state["domains"][server.id] = mark
         return report

@@ -73,6 +73,7 @@ print(json.dumps({
     "domains": sorted(words("virsh", "-q", "list", "--all", "--name")),
     "guests": guests,
     "disks": files("disks"),
+    "volumes": files("volumes"),
     "drives": files("drives"),
     "servers": files("servers"),
     "pending": files("pending"),
@@ -300,6 +301,13 @@ class Fleet:
             "SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL", row["id"]
         )
         disks = self.rows("SELECT * FROM disks WHERE host_id = ? AND deleted_at IS NULL", row["id"])
+        volumes = self.rows(
+            "SELECT id, format FROM volumes WHERE host_id = ? AND built = 1 AND deleted_at IS NULL "
+            "UNION SELECT id, format FROM volume_snapshots "
+            "WHERE host_id = ? AND built = 1 AND deleted_at IS NULL",
+            row["id"],
+            row["id"],
+        )
         broken = {server["id"] for server in servers if server["vm_state"] == "error"}
         whole = [server["id"] for server in servers if server["id"] not in broken]
         return {
@@ -311,6 +319,7 @@ class Fleet:
                 f"{disk['id']}.{disk['format']}" for disk in disks if disk["server_id"] in whole
             ),
             "drives": sorted(f"{id_}.iso" for id_ in whole),
+            "volumes": sorted(f"{volume['id']}.{volume['format']}" for volume in volumes),
             "servers": sorted(whole),
             "pending": [],
             "namespaces": sorted(
@@ -377,8 +386,8 @@ class Fleet:
 
 
 COMPARED = (
-    "domains", "drives", "servers", "disks", "pending", "namespaces", "dnsmasq", "routers",
-    "router_ends", "zones",
+    "domains", "drives", "servers", "disks", "volumes", "pending", "namespaces", "dnsmasq",
+    "routers", "router_ends", "zones",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Optional
 
 from agent import images, killpoint, layout
 from agent.faults import StepFailed
-from agent.resources import domain_power
+from agent.resources import domain_power, nic
 from agent.resources.base import Host, Step
 from agent.resources.domain_xml import disk_files
 from agent.spec import Disk, HostSpec, Server, Tombstone
@@ -84,6 +84,7 @@ class DiskKind:
 
         def make() -> None:
             if disk.source_id is not None and server is not None:
+                host.seen.pop(nic.RUNNING, None)
                 _stop_for_copy(server)
             build(host.data, spec, disk)
 

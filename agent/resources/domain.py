@@ -90,6 +90,7 @@ class DomainKind:
 
         def remove() -> Facts:
             if view is not None:
+                host.seen.pop(nic.RUNNING, None)
                 libvirt_conn.destroy(tombstone.id)
                 killpoint.reached(f"domain {tombstone.id} destroyed")
                 libvirt_conn.undefine(tombstone.id)
@@ -132,8 +133,8 @@ class DomainKind:
 class Change:
     """What must happen to a domain: a new definition, a power command, or both.
 
-    ``waits``: a guest that runs sees of the definition only what can be plugged (its NICs), the
-    rest when it is started next.
+    ``waits``: a guest that runs sees of the definition only what can be plugged (its NICs and
+    volumes), the rest when it is started next.
     """
 
     why: str
@@ -166,9 +167,9 @@ def plan(
         runs=existing is not None and existing.runs,
         host_rebooted=rebooted and spec.settings.on_boot == "all",
     )
-    plugs = bool(difference) and _only_nics_differ(domain, described)
-    if plugs:
-        difference = f"its NICs should be {', '.join(nic.mac for nic in domain.nics) or 'none'}"
+    plugs = bool(difference) and _only_plugged_differ(domain, described)
+    if plugs and described is not None:
+        difference = _plugged_difference(domain, described)
     reasons = [reason for reason in (difference, command.why) if reason]
     return Change(
         "; ".join(reasons),
@@ -180,15 +181,33 @@ def plan(
     )
 
 
-def _only_nics_differ(domain: DomainInput, described: Optional[Described]) -> bool:
-    """Whether a domain differs in NICs that are there or not, which a guest sees at once."""
+def _only_plugged_differ(domain: DomainInput, described: Optional[Described]) -> bool:
+    """Whether a domain differs in NICs and volumes that are there or not, which a guest sees at
+    once."""
     if described is None or described.mark is None:
         return False
     wanted = {(nic.mac, nic.tap) for nic in domain.nics}
     kept = {nic for nic in described.nics if (nic.mac, nic.tap) in wanted}
-    nics = described.nics
-    before = replace(domain, nics=nics, offload=domain.offload or not nics)
-    return kept <= set(domain.nics) and not _difference(before, described)
+    serials = {volume.serial for volume in domain.volumes}
+    same = {volume for volume in described.volumes if volume.serial in serials}
+    nics, volumes = described.nics, described.volumes
+    before = replace(domain, nics=nics, volumes=volumes, offload=domain.offload or not nics)
+    return (
+        kept <= set(domain.nics)
+        and same <= set(domain.volumes)
+        and not _difference(before, described)
+    )
+
+
+def _plugged_difference(domain: DomainInput, described: Described) -> str:
+    reasons = []
+    if domain.volumes != described.volumes:
+        volumes = ", ".join(f"{each.target} {each.serial}" for each in domain.volumes)
+        reasons.append(f"its volumes should be {volumes or 'none'}")
+    if domain.nics != described.nics or not reasons:
+        macs = ", ".join(nic.mac for nic in domain.nics)
+        reasons.insert(0, f"its NICs should be {macs or 'none'}")
+    return "; ".join(reasons)
 
 
 def _difference(domain: DomainInput, described: Optional[Described]) -> str:

@@ -18,6 +18,7 @@ from agent.resources.domain_xml import (
     DiskInput,
     DomainInput,
     NicInput,
+    VolumeInput,
 )
 from agent.spec import DirectKernel, Disk, HostSettings, HostSpec, Image, Server
 from agent.system import files, libvirt_conn
@@ -83,6 +84,7 @@ def domain_input(
         drive=str(layout.drive(host.data, server.id)),
         console_log=str(layout.console_log(host.data, server.id)),
         boot=_boot(host, server),
+        volumes=volumes_of(host, spec, server),
     )
 
 
@@ -96,12 +98,26 @@ def nics_of(spec: HostSpec, server: Server) -> tuple[NicInput, ...]:
     return tuple(NicInput(port.mac, tap_name(port.id), mtus[port.network_id]) for port in ports)
 
 
+def volumes_of(host: Host, spec: HostSpec, server: Server) -> tuple[VolumeInput, ...]:
+    """A server's volumes in the order of their devices."""
+    volumes = {volume.id: volume for volume in spec.volumes}
+    found = []
+    for each in sorted(server.volumes, key=lambda each: each.device):
+        volume = volumes.get(each.volume_id)
+        if volume is None:
+            raise StepFailed(f"the spec has no volume {each.volume_id}")
+        path = str(layout.volume(host.data, volume.id, volume.format))
+        found.append(VolumeInput(path, volume.format, volume.id, each.device))
+    return tuple(found)
+
+
 def missing_needs(host: Host, spec: HostSpec, server: Server) -> str:
     """Which failed part keeps a server from being made; empty when none does.
 
     A kind that could not even look at the host has failed under the host's id.
     """
     needs = [("disk", disk_id) for disk_id in server.disks]
+    needs += [("volume", each.volume_id) for each in server.volumes]
     needs += [("port", port_id) for port_id in server.ports]
     needs += [("image", image_id) for image_id in _boot_images(server.kernel)]
     failed = [f"{kind} {key} failed" for kind, key in needs if (kind, key) in host.failed]

@@ -12,13 +12,13 @@ from typing import Optional
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from agent.spec import digest
+from agent.spec import digest, to_plain
 
 COMPILER = 3
 """Raised when the XML made from the same inputs changes: domains are then redefined."""
 
 SPARE_SLOTS = 8
-"""NICs that can be plugged into a running q35 machine (pc has free slots by itself)."""
+"""NICs and volumes that can be plugged into a running q35 machine (pc has free slots by itself)."""
 
 OWN_SLOTS = 4
 """Slots for what every domain has beside disks and NICs: console, rng, balloon, SCSI."""
@@ -29,6 +29,8 @@ GUEST_AGENT = "org.qemu.guest_agent.0"
 DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
 NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139")
 
+_TARGET = re.compile(r"[hsv]d[a-y]")
+_VOLUME_SERIAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 _CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CPU_MODES = ("host-model", "host-passthrough", "maximum")
@@ -54,6 +56,16 @@ class DiskInput:
     serial: str
     base_path: Optional[str] = None
     base_format: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class VolumeInput:
+    """A volume's file with its format, its serial (the whole id), and the name of its device."""
+
+    path: str
+    format: str
+    serial: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ class DomainInput:
     drive: str
     console_log: str
     boot: Optional[BootInput] = None
+    volumes: tuple[VolumeInput, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,11 +126,12 @@ class Mark:
 @dataclass(frozen=True)
 class Described:
     """What the XML of an existing domain says: its mark (None: not ours), what is compared
-    beside the digest, its NICs, and what is reported."""
+    beside the digest, its NICs and volumes, and what is reported."""
 
     mark: Optional[Mark]
     essentials: tuple[str, ...]
     nics: tuple[NicInput, ...]
+    volumes: tuple[VolumeInput, ...]
     machine_type: str
     virt_type: str
     cpu: str
@@ -125,7 +139,11 @@ class Described:
 
 def input_digest(domain: DomainInput) -> str:
     """Names the inputs of a definition: equal digests, equal domains."""
-    return digest([COMPILER, domain])
+    inputs = to_plain(domain)
+    if not domain.volumes:
+        # Definitions from before there were volumes stay what they are.
+        del inputs["volumes"]
+    return digest([COMPILER, inputs])
 
 
 def compile_domain(domain: DomainInput, mark: Mark) -> str:
@@ -157,6 +175,23 @@ def nic_xml(nic: NicInput, model: str, offload: bool) -> str:
     return ElementTree.tostring(element, encoding="unicode")
 
 
+def volume_xml(volume: VolumeInput, bus: str) -> str:
+    """The XML of one volume, to plug it into a domain that runs."""
+    element = _volume(volume, bus)
+    _check_text(element)
+    return ElementTree.tostring(element, encoding="unicode")
+
+
+def backup_xml(target: str, path: str, disk_format: str) -> str:
+    """What libvirt is told to copy a running domain's disk to a new file, and no other disk."""
+    root = Element("domainbackup", mode="push")
+    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file", backup="yes")
+    SubElement(disk, "driver", type=disk_format)
+    SubElement(disk, "target", file=path)
+    _check_text(root)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
 def mark_xml(mark: Mark) -> str:
     """The mark alone, as libvirt wants it when only metadata change (no prefix of ours)."""
     element = Element("server", _mark_attributes(mark))
@@ -173,6 +208,7 @@ def describe(xml: str) -> Described:
         mark=_read_mark(root.find(f"metadata/{{{MARK_URI}}}server")),
         essentials=_read_essentials(root),
         nics=tuple(_read_nic(nic) for nic in root.iterfind("devices/interface")),
+        volumes=_read_volumes(root),
         machine_type=os_type.get("machine", "") if os_type is not None else "",
         virt_type=root.get("type", ""),
         cpu="" if cpu is None else cpu.findtext("model", "") or cpu.get("mode", ""),
@@ -183,6 +219,12 @@ def nic_aliases(xml: str) -> dict[str, str]:
     """What qemu calls the NICs of a running domain, by their MACs."""
     nics = ElementTree.fromstring(xml).iterfind("devices/interface")
     return {_attribute(nic, "mac", "address"): _attribute(nic, "alias", "name") for nic in nics}
+
+
+def volume_aliases(xml: str) -> dict[str, str]:
+    """What qemu calls the volumes of a running domain, by their ids."""
+    disks = ElementTree.fromstring(xml).iterfind("devices/disk")
+    return {disk.findtext("serial", ""): _attribute(disk, "alias", "name") for disk in disks}
 
 
 def disk_files(xml: str) -> set[str]:
@@ -212,16 +254,6 @@ def has_guest_agent(xml: str) -> bool:
     return names.get(GUEST_AGENT) == "connected"
 
 
-def backup_xml(target: str, path: str) -> str:
-    """The job that copies one disk of a running guest to a qcow2 file of its own."""
-    root = Element("domainbackup", mode="push")
-    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file")
-    SubElement(disk, "driver", type="qcow2")
-    SubElement(disk, "target", file=path)
-    _check_text(root)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
 def essentials(domain: DomainInput) -> tuple[str, ...]:
     """What must be found in an existing domain beside the digest: edits by hand show here."""
     return (
@@ -230,6 +262,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
         f"{domain.ram_mb * 1024} KiB",
         domain.machine_type,
         *(disk.path for disk in domain.disks),
+        *(volume.path for volume in domain.volumes),
         domain.drive,
         *(f"{nic.mac} {nic.tap}" for nic in domain.nics),
     )
@@ -255,6 +288,21 @@ def _read_nic(nic: Element) -> NicInput:
         tap=_attribute(nic, "target", "dev"),
         mtu=int(mtu) if mtu.isdecimal() else 0,
     )
+
+
+def _read_volumes(root: Element) -> tuple[VolumeInput, ...]:
+    """What has a whole id as its serial; in the order of their devices, as they were given."""
+    found = [
+        VolumeInput(
+            path=_attribute(disk, "source", "file"),
+            format=_attribute(disk, "driver", "type"),
+            serial=disk.findtext("serial", ""),
+            target=_attribute(disk, "target", "dev"),
+        )
+        for disk in root.iterfind("devices/disk")
+    ]
+    volumes = (volume for volume in found if _VOLUME_SERIAL.fullmatch(volume.serial))
+    return tuple(sorted(volumes, key=lambda volume: volume.target))
 
 
 def _attribute(parent: Element, tag: str, name: str) -> str:
@@ -329,8 +377,8 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         _add_slots(devices, domain)
     if domain.disk_bus == "scsi":
         SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
-    for index, disk in enumerate(domain.disks):
-        devices.append(_disk(disk, f"{prefix}{_letters(index)}", domain.disk_bus))
+    for element in _disks(domain, prefix):
+        devices.append(element)
     devices.append(_drive(domain))
     for nic in domain.nics:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
@@ -344,6 +392,27 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
     SubElement(devices, "panic", model="isa")
 
 
+def _disks(domain: DomainInput, prefix: str) -> list[Element]:
+    """Its disks and volumes in the order of their devices; the first one is booted from.
+
+    Volumes have the devices that they were given, disks those that are left: a rescue disk or one
+    more after a resize takes none of theirs.
+    """
+    found = {volume.target: _volume(volume, domain.disk_bus) for volume in domain.volumes}
+    free = iter([name for name in _targets(prefix) if name not in found])
+    for disk in domain.disks:
+        target = next(free, None)
+        if target is None:
+            raise UnsafeText("a server has at most 25 disks")
+        found[target] = _disk(disk, target, domain.disk_bus)
+    return [found[target] for target in sorted(found)]
+
+
+def _targets(prefix: str) -> list[str]:
+    """Names of devices; the last letter is the config drive's."""
+    return [f"{prefix}{chr(ord('a') + index)}" for index in range(25)]
+
+
 def _is_q35(domain: DomainInput) -> bool:
     return "q35" in domain.machine_type
 
@@ -351,14 +420,9 @@ def _is_q35(domain: DomainInput) -> bool:
 def _add_slots(devices: Element, domain: DomainInput) -> None:
     """Nothing can be plugged into a running q35 machine but into a PCIe port that is free."""
     SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
-    for _ in range(len(domain.disks) + len(domain.nics) + OWN_SLOTS + SPARE_SLOTS):
+    devices_now = len(domain.disks) + len(domain.volumes) + len(domain.nics)
+    for _ in range(devices_now + OWN_SLOTS + SPARE_SLOTS):
         SubElement(devices, "controller", type="pci", model="pcie-root-port")
-
-
-def _letters(index: int) -> str:
-    if index >= 26:
-        raise UnsafeText("a server has at most 26 disks")
-    return chr(ord("a") + index)
 
 
 def _disk(disk: DiskInput, target: str, bus: str) -> Element:
@@ -376,6 +440,12 @@ def _disk(disk: DiskInput, target: str, bus: str) -> Element:
     SubElement(element, "target", dev=target, bus=bus)
     SubElement(element, "serial").text = disk.serial
     return element
+
+
+def _volume(volume: VolumeInput, bus: str) -> Element:
+    if not _TARGET.fullmatch(volume.target) or volume.target[:2] != DISK_PREFIXES.get(bus):
+        raise UnsafeText(f"not a device of the bus {bus[:40]!r}: {volume.target[:40]!r}")
+    return _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
 
 
 def _drive(domain: DomainInput) -> Element:

@@ -9,7 +9,7 @@ by each convergence, but not waited for any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,12 +99,12 @@ KIND = Nics()
 def _guests(host: Host, spec: HostSpec) -> Iterator[Guest]:
     """The servers that run here. What cannot be said of a domain is said by its own kind."""
     try:
-        running = _running(host, spec)
+        found = running(host, spec)
     except LibvirtError:
         host.failed.add((KIND.name, spec.host_id))
         return
     for server in spec.servers:
-        view = running.get(server.id)
+        view = found.get(server.id)
         if view is None or server.moving or server.held:
             continue
         described = describe(view.xml)
@@ -117,10 +117,13 @@ def _guests(host: Host, spec: HostSpec) -> Iterator[Guest]:
         yield Guest(server, view.state, wanted, described.nics)
 
 
-def _running(host: Host, spec: HostSpec) -> dict[str, DomainView]:
+def running(host: Host, spec: HostSpec) -> dict[str, DomainView]:
+    """Servers' domains that run, of deleted servers too."""
     found: dict[str, DomainView] = host.seen.get(RUNNING) or {}
-    if RUNNING not in host.seen and spec.servers:
-        found = libvirt_conn.running({server.id for server in spec.servers})
+    ids = {server.id for server in spec.servers}
+    ids |= {tombstone.id for tombstone in spec.tombstones if tombstone.kind == "domain"}
+    if RUNNING not in host.seen and ids:
+        found = libvirt_conn.running(ids)
         host.seen[RUNNING] = found
     return found
 
@@ -150,33 +153,42 @@ def _plug(host: Host, guest: Guest, nic: NicInput, device: str) -> Facts:
 
 
 def _release(host: Host, guest: Guest, nic: NicInput, patience_s: float) -> Facts:
-    """Ask the guest until it has let go; StepFailed when it does not in time."""
     host.seen.pop(RUNNING, None)
-    deadline = time.monotonic() + patience_s
-    ask_at = 0.0
-    refusal = ""
-    while alias := _alias(guest, nic):
-        now = time.monotonic()
-        if now >= deadline:
-            raise StepFailed(_unreleased(guest, nic, patience_s), detail=refusal)
-        if now >= ask_at:
-            ask_at = now + ASK_AGAIN_S
-            refusal = _ask(guest, alias)
-        time.sleep(POLL_S)
+    words = _unreleased(guest, nic, patience_s)
+    let_go(guest.server.id, lambda xml: nic_aliases(xml).get(nic.mac, ""), patience_s, words)
     killpoint.reached(f"nic {nic.mac} released")
     return {"device": nic.tap}
 
 
-def _alias(guest: Guest, nic: NicInput) -> str:
-    """What qemu calls a NIC as long as the guest has it."""
-    view = libvirt_conn.running({guest.server.id}).get(guest.server.id)
-    return "" if view is None else nic_aliases(view.xml).get(nic.mac, "")
+def let_go(
+    server_id: str, alias_in: Callable[[str], str], patience_s: float, unreleased: str
+) -> None:
+    """Ask a guest until it has let go of a device; StepFailed when it does not in time.
+
+    ``alias_in`` finds in the domain's XML what qemu calls the device, as long as it is there.
+    """
+    deadline = time.monotonic() + patience_s
+    ask_at = 0.0
+    refusal = ""
+    while alias := _alias(server_id, alias_in):
+        now = time.monotonic()
+        if now >= deadline:
+            raise StepFailed(unreleased, detail=refusal)
+        if now >= ask_at:
+            ask_at = now + ASK_AGAIN_S
+            refusal = _ask(server_id, alias)
+        time.sleep(POLL_S)
 
 
-def _ask(guest: Guest, alias: str) -> str:
+def _alias(server_id: str, alias_in: Callable[[str], str]) -> str:
+    view = libvirt_conn.running({server_id}).get(server_id)
+    return "" if view is None else alias_in(view.xml)
+
+
+def _ask(server_id: str, alias: str) -> str:
     """Have qemu ask the guest; what libvirt says against it (it may be asked already)."""
     try:
-        libvirt_conn.unplug(guest.server.id, alias)
+        libvirt_conn.unplug(server_id, alias)
     except LibvirtError as error:
         return str(error)
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.resources import (
+    attachment,
     bridge,
     dhcp,
     disk,
@@ -14,6 +15,7 @@ from agent.resources import (
     router,
     snapshot,
     tunnel,
+    volume,
     zones,
 )
 from agent.resources.base import Kind
@@ -34,8 +36,10 @@ KINDS: tuple[Kind, ...] = (
     *NETWORK_KINDS,
     image.KIND,
     disk.KIND,
+    volume.KIND,
     snapshot.KIND,
     domain.KIND,
     nic.KIND,
+    attachment.KIND,
     disk.REPLACED,
 )

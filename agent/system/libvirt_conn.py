@@ -7,6 +7,7 @@ is left behind when it takes too long.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
@@ -197,9 +198,28 @@ def unplug(domain_id: str, alias: str) -> None:
     _call(lambda: _domain(domain_id).detachDeviceAlias(alias, _libvirt().VIR_DOMAIN_AFFECT_LIVE))
 
 
-def begin_backup(domain_id: str, job: str) -> None:
-    """Begin to copy a disk of a domain that runs, as it is now (XML of the job)."""
-    _call(lambda: _domain(domain_id).backupBegin(job, None, 0))
+def resize_disk(domain_id: str, path: str, size_bytes: int) -> None:
+    """Have a running domain's disk grow; its guest is told."""
+
+    def work() -> None:
+        _domain(domain_id).blockResize(path, size_bytes, _libvirt().VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+    _call(work)
+
+
+def backup_begin(domain_id: str, xml: str) -> None:
+    """Begin to copy disks of a running domain as they are at this moment; does not wait.
+
+    What an earlier agent began and did not see to its end is broken off: see to it that none is
+    at work.
+    """
+
+    def work() -> None:
+        domain = _domain(domain_id)
+        _end_backup(domain)
+        domain.backupBegin(xml, None, 0)
+
+    _call(work)
 
 
 def backup_ended(domain_id: str) -> Optional[str]:
@@ -210,27 +230,49 @@ def backup_ended(domain_id: str) -> Optional[str]:
         if domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
             return None
         last = domain.jobStats(module.VIR_DOMAIN_JOB_STATS_COMPLETED)
-        if last.get("type") == module.VIR_DOMAIN_JOB_COMPLETED:
+        if last.get("success", True) and last.get("type") == module.VIR_DOMAIN_JOB_COMPLETED:
             return ""
         return str(last.get("errmsg") or "the job was cancelled, or the guest went off")
 
     return _call(work, QUERY_TIMEOUT_S)
 
 
-def abort_job(domain_id: str) -> None:
-    """Have a domain's backup stopped; well if there is none."""
+def backup_abort(domain_id: str) -> None:
+    """Break a domain's backup off, and see its end; well if there is none."""
 
     def work() -> None:
-        module, domain = _libvirt(), _domain(domain_id)
-        if domain.isActive() and domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
-            domain.abortJob()
+        domain = _domain(domain_id)
+        if domain.isActive():
+            _end_backup(domain)
 
     _call(work)
 
 
-def freeze(domain_id: str) -> None:
-    """Have the agent in a guest write out and freeze its file systems."""
-    _call(lambda: _domain(domain_id).fsFreeze())
+def _end_backup(domain: Any) -> None:
+    """Only backups are broken off: LibvirtError when libvirt is at work on something else."""
+    module = _libvirt()
+    deadline = time.monotonic() + QUERY_TIMEOUT_S
+    asked = False
+    while domain.jobInfo()[0] != module.VIR_DOMAIN_JOB_NONE:
+        operation = domain.jobStats().get("operation", module.VIR_DOMAIN_JOB_OPERATION_BACKUP)
+        if operation != module.VIR_DOMAIN_JOB_OPERATION_BACKUP:
+            raise LibvirtError("libvirt is at work on the domain with something else")
+        if time.monotonic() > deadline:
+            raise LibvirtError("the backup before this one does not end")
+        if not asked:
+            domain.abortJob()
+            asked = True
+        time.sleep(0.1)
+
+
+def freeze(domain_id: str) -> bool:
+    """Have the agent in a guest write out and freeze its file systems; False where there is none,
+    or where it cannot."""
+    try:
+        _call(lambda: _domain(domain_id).fsFreeze())
+    except LibvirtError:
+        return False
+    return True
 
 
 def thaw(domain_id: str) -> None:

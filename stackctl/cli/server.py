@@ -1,8 +1,7 @@
-"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log, ssh, explain."""
+"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log, ssh."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import replace
@@ -20,7 +19,6 @@ from stackctl.cli.several import Spelled
 from stackctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from stackctl.compute.explain import Explanation, HostVerdict
     from stackctl.compute.types import GuestFile, Nic, Server
     from stackctl.identity.context import Context
 
@@ -103,6 +101,7 @@ SHOW = (
     Column("Host", "host"),
     Column("Zone", "zone"),
     Column("Security Groups", "security_groups"),
+    Column("Volumes", "volumes"),
     Column("Metadata", "metadata"),
     Column("Tags", "tags"),
     Column("Locked", _lock),
@@ -117,7 +116,16 @@ SHOW = (
 @changes
 @lists(LIST)
 @click.argument("name")
-@click.option("--image", required=True, type=words.IMAGE, help="What the root disk is made of.")
+@click.option("--image", default="", type=words.IMAGE, help="What the root disk is made of.")
+@click.option(
+    "--boot-volume",
+    "--volume",
+    "volume",
+    cls=Spelled,
+    older=("--volume",),
+    type=words.VOLUME,
+    help="A volume to boot from, instead of --image.",
+)
 @click.option("--flavor", required=True, type=words.FLAVOR, help="Size: stackctl flavor-list.")
 @click.option("--key", "--key-name", "key", type=words.KEYPAIR, help="Key pair for the guest.")
 @click.option(
@@ -180,6 +188,7 @@ def boot(
     output: Output,
     name: str,
     image: str,
+    volume: str | None,
     flavor: str,
     key: str | None,
     nics: tuple[dict[str, str], ...],
@@ -204,6 +213,10 @@ def boot(
     from stackctl.compute import access, service
     from stackctl.compute.types import BootRequest
 
+    if not image and volume is None:
+        raise click.UsageError(
+            "Give what the server boots from: --image IMAGE or --boot-volume VOLUME."
+        )
     content = words.read_all(user_data, USER_DATA_LIMIT_BYTES, "user data") if user_data else None
     request = BootRequest(
         name=name,
@@ -220,6 +233,7 @@ def boot(
         naming=naming,
         security_groups=security_groups or None,
         hints=(*hints, *([("group", server_group)] if server_group else [])),
+        volume=volume,
     )
     with explained(context, explain) as asker:
         done = service.boot(asker, request)
@@ -444,57 +458,3 @@ def _quoted(word: str) -> str:
     import shlex
 
     return shlex.quote(word).replace("%", "%%")
-
-
-HOSTS = (
-    Column("Host", "host"),
-    Column("Chosen", lambda item: "*" if item.chosen else ""),
-    Column("Weight", "weight"),
-    Column("Verdict", "verdict"),
-)
-
-
-@command("explain")
-@lists(HOSTS)
-@click.argument("server", type=words.SERVER)
-def explain(context: Context, output: Output, server: str) -> None:
-    """Say where a server went and why, or why nowhere, and what failed on which host."""
-    from stackctl.compute.explain import explain as explain_server
-
-    told = explain_server(context, server)
-    if output.format == "json":
-        click.echo(json.dumps(_explained(told), indent=2, ensure_ascii=False))
-        return
-    if output.format == "table":
-        click.echo("\n".join(_story(told)))
-    hosts: tuple[HostVerdict, ...] = told.hosts
-    output.list(hosts)
-    if output.format == "table":
-        click.echo("\n".join(_diary(told)))
-
-
-def _story(told: Explanation) -> list[str]:
-    where = f"was placed on {told.chosen}" if told.chosen else "fitted nowhere"
-    lines = [f"{told.name} {where} at {told.placed_at}; it needs {told.needs}."]
-    server = told.server
-    if server is None:
-        return lines
-    lines.append(f"It is {server.status} on {server.host or 'no host'}.")
-    if server.fault is not None:
-        lines.append(f"What failed, on {server.fault.host}: {server.fault.message}")
-        lines += [f"  {line}" for line in server.fault.detail.splitlines()[-10:]]
-    return lines
-
-
-def _diary(told: Explanation) -> list[str]:
-    lines = [f"And {told.left_out} more hosts."] if told.left_out else []
-    lines += [f"{event['at']}  {event['host'] or '-'}  {event['message']}" for event in told.events]
-    if told.next_command:
-        lines.append(f"Next: {told.next_command}")
-    return lines
-
-
-def _explained(told: Explanation) -> dict[str, object]:
-    import dataclasses
-
-    return dataclasses.asdict(told)

@@ -58,6 +58,8 @@ KEYPAIR = Name("keypairs", "key pair")
 HOST = Name("hosts", "host")
 SERVER_GROUP = Name("server_groups", "server group")
 AGGREGATE = Name("aggregates", "aggregate")
+VOLUME = Name("volumes", "volume")
+SNAPSHOT = Name("volume_snapshots", "volume snapshot")
 
 
 class LocalFile(click.ParamType[BinaryIO]):

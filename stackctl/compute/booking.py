@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 
+from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.disks import bury_all
 from stackctl.compute.placing import place_all, placement_of, record_decision
@@ -167,6 +168,8 @@ def _write_server(
     )
     context.watch.trace("server placed", host["name"], name, 0.0)
     _write_disks(writer, writer.get("servers", id_))
+    if resolved.volume is not None:
+        volume_rows.be_root(writer, resolved.volume, writer.get("servers", id_))
     owner = f"compute:{host['zone']}"
     for nic_index, (nic, network, port) in enumerate(
         zip(resolved.request.nics, resolved.networks, resolved.ports, strict=True)
@@ -260,7 +263,10 @@ def _machine_type(image: Row, host: Row) -> str | None:
 
 def _write_disks(writer: Writer, server: Row) -> None:
     """New disks for a server, to be built on its host."""
-    disks = [("root", server["disk_gb"] * GIB, server["image_id"])]
+    disks: list[tuple[str, int, str | None]] = []
+    # A server that boots from a volume has no root disk of its own.
+    if server["disk_gb"]:
+        disks.append(("root", server["disk_gb"] * GIB, server["image_id"]))
     if server["ephemeral_gb"]:
         disks.append(("ephemeral", server["ephemeral_gb"] * GIB, None))
     if server["swap_mb"]:
@@ -331,6 +337,7 @@ def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:
         if server["host_id"] is not None:
             unbind_port(writer, port_id, server["host_id"])
         bind_port(writer, port_id, host_id)
+    volume_rows.move_unbuilt(writer, server["id"], host_id)
     moved = writer.run(
         "UPDATE disks SET host_id = ? WHERE server_id = ? AND deleted_at IS NULL",
         host_id,

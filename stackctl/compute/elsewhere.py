@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from stackctl.compute import booking
+from stackctl.compute import booking, volume_rows
 from stackctl.compute.placing import NoValidHost, record_decision
 from stackctl.compute.scheduler import reasons
 from stackctl.compute.scheduling.policy import policy_of
@@ -117,7 +117,7 @@ class _Retries:
 
     def _may_go(self, writer: Writer, server: Row, failed: Mapping[str, Exchange]) -> bool:
         """Whether another host may try it; if not, its fault says why."""
-        if server["host_asked"] is not None:
+        if server["host_asked"] is not None or volume_rows.of_server(writer, server["id"]):
             return False
         if server["build_attempts"] >= self._most:
             words = "Exceeded maximum number of retries"
@@ -243,6 +243,7 @@ def _unbook(writer: Writer, ids: Sequence[str]) -> None:
             "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", id_
         ):
             leave_server(writer, port_id)
+        volume_rows.give_back(writer, id_)
         writer.run(
             "UPDATE disks SET state = 'deleted', deleted_at = ? WHERE server_id = ?", now(), id_
         )

@@ -66,6 +66,8 @@ TRANSITIONS = {
         Transition("backup", COPIED, "image-backup", while_locked=True),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
+        Transition("attach-volume", ("active", "paused", "stopped")),
+        Transition("detach-volume", ("active", "paused", "stopped")),
         Transition("rename", EXISTING, while_locked=True),
         Transition("set", EXISTING),
     )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.hints import asked, hints_of
 from stackctl.compute.resolving import Resolved
@@ -52,7 +53,7 @@ def placement(context: Context, reader: Reader, resolved: Resolved) -> Request:
         name=request.name,
         vcpus=flavor["vcpus"],
         ram_mb=flavor["ram_mb"],
-        disk_gb=resolved.disk_gb + flavor["ephemeral_gb"] + swap_gb,
+        disk_gb=resolved.disk_gb + flavor["ephemeral_gb"] + swap_gb + _unplaced_gb(resolved.volume),
         physical_networks=_physical(resolved.networks),
         needs_tunnels=needs_tunnels(reader, resolved.networks),
         host=_host_hint(reader, request.host),
@@ -76,6 +77,10 @@ def placement_of(reader: Reader, server: Row, leaving: Collection[str] = ()) -> 
         server["id"],
     )
     disk_gb = server["disk_gb"] + server["ephemeral_gb"] + -(-server["swap_mb"] // 1024)
+    volumes = volume_rows.of_server(reader, server["id"])
+    disk_gb += sum(volume["size_gb"] for volume in volumes)
+    # A volume whose file is there ties its server to that host.
+    tied = next((volume["host_id"] for volume in volumes if volume["built"]), None)
     image = reader.get("images", server["image_id"]) if server["image_id"] else None
     return Request(
         name=server["name"],
@@ -85,13 +90,18 @@ def placement_of(reader: Reader, server: Row, leaving: Collection[str] = ()) -> 
         physical_networks=_physical(networks),
         needs_tunnels=needs_tunnels(reader, networks),
         zone=server["zone"] if server["zone_asked"] else None,
-        host=server["host_asked"],
+        host=server["host_asked"] or tied,
         project_id=server["project_id"],
         image_id=server["image_id"],
         extra_specs=json.loads(server["extra_specs_json"]),
         image_properties=json.loads(image["properties_json"]) if image else {},
         **asked(reader, hints_of(server), {server["id"], *leaving}),
     )
+
+
+def _unplaced_gb(volume: Row | None) -> int:
+    """What a volume without a place will take where its server goes."""
+    return 0 if volume is None or volume["host_id"] is not None else int(volume["size_gb"])
 
 
 def record_decision(

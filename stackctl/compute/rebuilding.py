@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from stackctl.compute import volume_rows
 from stackctl.compute.booking import engine_of, store_blob
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import RESCUE_POSITION, add_disk, disks_of, drop_disk
@@ -20,6 +21,9 @@ from stackctl.image.service import usable_image
 from stackctl.names import checked_name
 from stackctl.operation import Done
 from stackctl.state import Reader, Row, Writer
+
+_ANOTHER = "stackctl volume-create NAME --image IMAGE   (another server can boot from that one)"
+_ELSEWHERE = "stackctl delete {server}   (volume {volume} can then be attached to another server)"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def rebuild(context: Context, word: str, wanted: Rebuild) -> Done[Server]:
         checked_name("server", wanted.name)
 
     def prepare(writer: Writer, server: Row) -> Row:
+        volume_rows.refuse_root(writer, server, "rebuild", _ANOTHER)
         image = _image(context, writer, server, wanted.image)
         root_disk_gb(image, server)
         for disk in disks_of(writer, server["id"]):
@@ -62,6 +67,7 @@ def rescue(context: Context, word: str, image: str | None = None) -> Done[Server
     come after it and are left as they are."""
 
     def prepare(writer: Writer, server: Row) -> Row:
+        volume_rows.refuse_root(writer, server, "rescue", _ELSEWHERE)
         if server["launched_at"] is None:
             raise Conflict(
                 f"Cannot 'rescue' instance {server['name']}: it never ran. Nothing was done."

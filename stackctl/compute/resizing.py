@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import add_disk, disks_of, drop_disk
@@ -17,6 +18,8 @@ from stackctl.state import Reader, Row, Writer, find
 
 SIZES = ("flavor_id", "flavor_name", "vcpus", "ram_mb", "disk_gb", "ephemeral_gb", "swap_mb")
 
+_ANEW = "stackctl delete {server}   (boot one of the other flavor from volume {volume} then)"
+
 
 def resize(context: Context, word: str, flavor: str) -> Done[Server]:
     """Give a server another flavor: its guest is shut down, its disks are copied and grown, and it
@@ -26,6 +29,7 @@ def resize(context: Context, word: str, flavor: str) -> Done[Server]:
     """
 
     def prepare(writer: Writer, server: Row) -> Row:
+        volume_rows.refuse_root(writer, server, "resize", _ANEW)
         new = _sizes(writer, server, find(writer, "flavors", flavor, noun="flavor"))
         _refuse_too_much(context, writer, server, new)
         before = {name: server[name] for name in SIZES}

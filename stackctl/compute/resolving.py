@@ -13,6 +13,8 @@ from stackctl.image.service import usable_image
 from stackctl.names import checked_name
 from stackctl.network.finding import own_groups, visible_network
 from stackctl.state import Reader, Row, find
+from stackctl.volume import states
+from stackctl.volume.service import own_volume
 
 USER_DATA_LIMIT_BYTES = 65535
 MAX_COUNT = 1000
@@ -32,12 +34,18 @@ class Resolved:
     policy: Policy
     hints: Hints
     group_ids: tuple[str, ...] | None = None
+    volume: Row | None = None
 
 
 def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
     """Names become rows; what cannot be booted is refused before anything is placed."""
     _check_words(request)
-    image = usable_image(context, reader, request.image)
+    volume = None if request.volume is None else _root_volume(context, reader, request)
+    if volume is None:
+        image = usable_image(context, reader, request.image)
+    else:
+        image = reader.get("images", volume["image_id"])
+        request = replace(request, host=_host_of(reader, volume, request))
     flavor = find(reader, "flavors", request.flavor, noun="flavor")
     keys = list(request.public_keys)
     if request.key_name is not None:
@@ -51,7 +59,7 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         else visible_network(context, reader, nic.network or "")
         for nic, port in zip(nics, ports, strict=True)
     )
-    disk_gb = root_disk_gb(image, flavor)
+    disk_gb = root_disk_gb(image, flavor) if volume is None else 0
     groups, policy = request.security_groups, policy_of(context.cloud.config["scheduler"])
     return Resolved(
         replace(request, nics=nics),
@@ -64,6 +72,37 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         policy,
         read_hints(context, reader, request.hints, policy),
         None if groups is None else tuple(own_groups(context, reader, groups)),
+        volume,
+    )
+
+
+def _root_volume(context: Context, reader: Reader, request: BootRequest) -> Row:
+    """The volume to boot from: free, and made of something that boots."""
+    if request.image:
+        raise UsageError("A server boots from an image or from a volume: give one of the two.")
+    if request.count > 1:
+        raise UsageError("A volume can be given to one server only (--count 1).")
+    volume = own_volume(context, reader, request.volume or "")
+    states.require(reader, volume, "attach")
+    if volume["image_id"] is None:
+        raise Conflict(
+            f"Block Device {volume['name']} is not bootable: it was not made of an image. Nothing "
+            "was booted.",
+            hint=f"stackctl volume-create NAME --image IMAGE --size {volume['size_gb']}",
+        )
+    return volume
+
+
+def _host_of(reader: Reader, volume: Row, request: BootRequest) -> str | None:
+    """A volume that has its place already decides where its server is."""
+    if volume["host_id"] is None:
+        return request.host
+    there = reader.get("hosts", volume["host_id"])
+    if request.host is None or find(reader, "hosts", request.host, noun="host") == there:
+        return str(there["id"])
+    raise Conflict(
+        f"Volume {volume['name']} is a file on host {there['name']}: a server that boots from it "
+        f"cannot be on {request.host}. Nothing was booted."
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-from stackctl.compute import booking, lifecycle
+from stackctl.compute import booking, lifecycle, volume_rows
 from stackctl.compute.commanding import command, note_server
 from stackctl.compute.disks import bury_all
 from stackctl.compute.elsewhere import carry_out
@@ -75,6 +75,7 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
     )
     for port_id in ports:
         leave_server(writer, port_id)
+    volume_rows.let_go(writer, server)
     bury_all(writer, server)
     writer.update(
         "servers",

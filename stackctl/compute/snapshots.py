@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from stackctl.compute import lifecycle
+from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.commanding import note_server
 from stackctl.compute.disks import disks_of
 from stackctl.compute.views import server_row
@@ -18,6 +18,8 @@ from stackctl.names import checked_name
 from stackctl.operation import Done, Operation, begin
 from stackctl.operation.convergence import acting_session
 from stackctl.state import Row, Writer, read, write
+
+_OF_VOLUME = "stackctl volume-snapshot-create NAME --volume {volume}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def _ask(
 ) -> _Asked:
     server = server_row(context, writer, word)
     transition = lifecycle.require(server, kind)
+    volume_rows.refuse_root(writer, server, kind, _OF_VOLUME)
     writer.update(
         "servers", server["id"], task_state=transition.task_state, operation_id=operation.id
     )

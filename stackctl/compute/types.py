@@ -36,6 +36,8 @@ class BootRequest:
     (uuid, as on the slides). ``first_index`` begins the count elsewhere than at 1.
     ``security_groups`` (None: the default one) are for the NICs made here, not for given ports.
     ``hints`` are Nova's scheduler hints: group, different_host, same_host, query ...
+    ``volume`` is what the server boots from instead of a disk made of ``image``, which is empty
+    then.
     """
 
     name: str
@@ -56,6 +58,7 @@ class BootRequest:
     cluster_id: str | None = None
     security_groups: tuple[str, ...] | None = None
     hints: tuple[tuple[str, str], ...] = ()
+    volume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Fault:
 @dataclass(frozen=True)
 class Server:
     """A server as people see it; states as of ``observed_at``. ``security_groups`` are the names
-    of those that any of its ports is in."""
+    of those that any of its ports is in; ``volumes`` are names and devices."""
 
     id: str
     name: str
@@ -123,6 +126,7 @@ class Server:
     locked: bool = False
     lock_reason: str = ""
     tags: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
 
     def networks(self) -> dict[str, list[str]]:
         """Addresses by network name, first NIC first; floating IPs after what they stand for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stackctl.compute.lifecycle import status
 from stackctl.compute.types import Fault, Server, ServerAddress
@@ -35,6 +36,13 @@ FROM servers JOIN ports ON ports.device_id = servers.id AND ports.deleted_at IS 
 JOIN port_security_groups AS held ON held.port_id = ports.id
 JOIN security_groups ON security_groups.id = held.group_id
 WHERE {} ORDER BY security_groups.name
+"""
+
+
+_VOLUMES = """
+SELECT volumes.server_id, volumes.name || ' /dev/' || volumes.device AS volume
+FROM servers JOIN volumes ON volumes.server_id = servers.id AND volumes.deleted_at IS NULL
+WHERE {} ORDER BY volumes.device
 """
 
 
@@ -85,9 +93,15 @@ def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:
     groups: dict[str, list[str]] = defaultdict(list)
     for row in reader.all(_GROUPS.format(where), *parameters):
         groups[row["device_id"]].append(row["name"])
+    volumes: dict[str, list[str]] = defaultdict(list)
+    for row in reader.all(_VOLUMES.format(where), *parameters):
+        volumes[row["server_id"]].append(row["volume"])
     dead = _interrupted(reader) if any(row["task_state"] for row in rows) else set()
     return [
-        _server(row, addresses[row["id"]], groups[row["id"]], row["operation_id"] in dead)
+        replace(
+            _server(row, addresses[row["id"]], groups[row["id"]], row["operation_id"] in dead),
+            volumes=tuple(volumes[row["id"]]),
+        )
         for row in rows
     ]
 

@@ -65,7 +65,11 @@ def drain(context: Context, word: str) -> list[Move]:
         leaving = [server["id"] for server in servers]
         policy = policy_of(context.cloud.config["scheduler"])
         placer = Placer(candidates(reader, {host["id"]}), policy)
-        return [_move(server, placer, placement_of(reader, server, leaving)) for server in servers]
+        tied = _tied(reader, host["id"])
+        return [
+            _move(server, placer, placement_of(reader, server, leaving), tied.get(server["id"], ""))
+            for server in servers
+        ]
 
 
 def fit(context: Context, wanted: Wanted) -> list[Fit]:
@@ -101,11 +105,23 @@ def _placed(placer: Placer, request: Request, count: int) -> Counter[str]:
     return counts
 
 
-def _move(server: Row, placer: Placer, request: Request) -> Move:
-    # That it was booted for this host (--host) was about its boot.
-    decision = placer.place(replace(request, host=None))
-    to = decision.host
-    why = "" if to else reasons(decision) or "this cloud has no other host"
+def _tied(reader: Reader, host_id: str) -> dict[str, str]:
+    """By server, a volume that cannot go along to another host."""
+    rows = reader.all(
+        "SELECT server_id, name FROM volumes WHERE host_id = ? AND server_id IS NOT NULL "
+        "AND deleted_at IS NULL ORDER BY device",
+        host_id,
+    )
+    return {row["server_id"]: row["name"] for row in reversed(rows)}
+
+
+def _move(server: Row, placer: Placer, request: Request, volume: str) -> Move:
+    to, why = "", f"its volume {volume} is a file on this host"
+    if not volume:
+        # That it was booted for this host (--host) was about its boot.
+        decision = placer.place(replace(request, host=None))
+        to = decision.host
+        why = "" if to else reasons(decision) or "this cloud has no other host"
     return Move(
         id=server["id"],
         name=server["name"],

@@ -62,13 +62,14 @@ def _require_empty(reader: Reader, row: Row, off_for_good: bool) -> None:
             hint="delete them first: stackctl delete NAME",
         )
     _require_no_routers(reader, row)
+    _require_no_volumes(reader, row)
     waiting = reader.value(
         "SELECT count(*) FROM tombstones WHERE host_id = ? AND acknowledged_at IS NULL", row["id"]
     )
     if waiting and not off_for_good:
         raise Conflict(
-            f"{waiting} deleted disks or domains still wait on host {row['name']} to be removed. "
-            "Nothing was changed.",
+            f"{waiting} deleted disks, volumes or domains still wait on host {row['name']} to be "
+            "removed. Nothing was changed.",
             hint=f"stackctl converge {row['name']}",
         )
 
@@ -82,6 +83,22 @@ def _require_no_routers(reader: Reader, row: Row) -> None:
         raise Conflict(
             f"{len(routers)} routers are on host {row['name']}: {names}. Nothing was changed.",
             hint=f"move them first: stackctl router-move {routers[0]}",
+        )
+
+
+def _require_no_volumes(reader: Reader, row: Row) -> None:
+    volumes = reader.column(
+        "SELECT name FROM volumes WHERE host_id = ? AND deleted_at IS NULL UNION ALL "
+        "SELECT name FROM volume_snapshots WHERE host_id = ? AND deleted_at IS NULL ORDER BY name",
+        row["id"],
+        row["id"],
+    )
+    if volumes:
+        names = ", ".join(volumes[:5]) + (" ..." if len(volumes) > 5 else "")
+        raise Conflict(
+            f"{len(volumes)} volumes or snapshots are on host {row['name']}: {names}. Nothing was "
+            "changed.",
+            hint="delete them first: stackctl volume-delete, stackctl volume-snapshot-delete",
         )
 
 

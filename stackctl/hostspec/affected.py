@@ -41,6 +41,7 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
         reader, "SELECT host_id FROM routers WHERE id IN ({}) AND host_id <> ''", change.routers
     )
     carrying |= _hosts_of(reader, _HOSTS_OF_GROUPS, change.security_groups)
+    carrying |= _hosts_of(reader, _HOSTS_OF_VOLUMES, change.volumes, twice=True)
     around = _hosts_of(reader, _HOSTS_OF_NETWORKS, change.networks)
     around |= _hosts_that_admit(reader, change)
     # Which networks a router connects decides whose members can send into them.
@@ -55,6 +56,11 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
 _HOSTS_OF_SERVERS = """
 SELECT host_id FROM servers WHERE id IN ({0}) AND host_id IS NOT NULL
 UNION SELECT host_id FROM tombstones WHERE server_id IN ({0}) AND acknowledged_at IS NULL
+"""
+
+_HOSTS_OF_VOLUMES = """
+SELECT host_id FROM volumes WHERE id IN ({0}) AND host_id IS NOT NULL
+UNION SELECT host_id FROM volume_snapshots WHERE id IN ({0})
 """
 
 _HOSTS_OF_NETWORKS = "SELECT host_id FROM host_networks WHERE network_id IN ({})"

@@ -37,6 +37,9 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         routers=tuple(_router(snapshot, row) for row in snapshot.routers),
         security_groups=tuple(_group(snapshot, row) for row in snapshot.groups.rows),
         members=tuple(_members(snapshot)),
+        volumes=tuple(
+            _volume(row) for row in _by_id([*snapshot.volumes, *snapshot.volume_snapshots])
+        ),
     )
 
 
@@ -276,6 +279,19 @@ def _disk(row: Row) -> spec.Disk:
     )
 
 
+def _volume(row: Row) -> spec.Volume:
+    built, copied = bool(row["built"]), row["source_id"] is not None
+    return spec.Volume(
+        id=row["id"],
+        version=row["version"],
+        format=row["format"],
+        size_bytes=row["size_gb"] << 30,
+        build=not built,
+        image_id=None if built or copied else row["image_id"],
+        source_id=None if built else row["source_id"],
+    )
+
+
 def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
     disks = [
         disk for disk in snapshot.disks if disk["server_id"] == row["id"] and not disk["aside"]
@@ -297,7 +313,16 @@ def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
         kernel=_kernel(snapshot, row),
         held=bool(row["held"]),
         moving=bool(row["moving"]),
+        volumes=tuple(_attachments(snapshot, row)),
     )
+
+
+def _attachments(snapshot: HostSnapshot, server: Row) -> Iterable[spec.Attachment]:
+    """Its volumes, but those that it is to let go of."""
+    mine = [row for row in snapshot.volumes if row["server_id"] == server["id"]]
+    for row in sorted(mine, key=lambda row: row["device"]):
+        if row["status"] != "detaching":
+            yield spec.Attachment(row["id"], row["device"])
 
 
 def _guest(row: Row) -> spec.Guest:

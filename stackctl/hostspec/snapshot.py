@@ -51,6 +51,8 @@ class HostSnapshot:
     floating_ips: dict[str, list[Row]] = field(default_factory=dict)
     """By router id."""
     groups: Groups = field(default_factory=Groups)
+    volumes: list[Row] = field(default_factory=list)
+    volume_snapshots: list[Row] = field(default_factory=list)
 
 
 def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
@@ -62,6 +64,7 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         "SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL ORDER BY id", host_id
     )
     ports = reader.all(_PORTS, host_id)
+    volumes = reader.all(_VOLUMES, host_id)
     routers = reader.all(_ROUTERS, host_id)
     router_ids = [row["id"] for row in routers]
     return HostSnapshot(
@@ -75,14 +78,24 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         flood_to=_flood_to(reader, host_id, network_ids),
         servers=servers,
         disks=disks,
-        images=_images(reader, servers, disks),
+        images=_images(reader, servers, disks, volumes),
         tombstones=reader.all(_TOMBSTONES, host_id),
         routers=routers,
         router_ports=_grouped(reader, _ROUTER_PORTS, router_ids, "device_id"),
         floating_ips=_grouped(reader, _FLOATING_IPS, router_ids, "router_id"),
         groups=_groups(reader, ports),
+        volumes=volumes,
+        volume_snapshots=reader.all(_VOLUME_SNAPSHOTS, host_id),
     )
 
+
+_VOLUMES = "SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL ORDER BY id"
+
+# One that failed is not tried again: it would be of another moment than was asked for.
+_VOLUME_SNAPSHOTS = """
+SELECT *, volume_id AS source_id FROM volume_snapshots WHERE host_id = ? AND deleted_at IS NULL
+  AND (built = 1 OR status = 'creating') ORDER BY id
+"""
 
 _NETWORKS = """
 SELECT networks.*, host_networks.local_vlan FROM host_networks
@@ -226,9 +239,18 @@ def _groups(reader: Reader, ports: list[Row]) -> Groups:
     )
 
 
-def _images(reader: Reader, servers: list[Row], disks: list[Row]) -> dict[str, Row]:
-    """Images that disks stand on, and the kernels that servers boot from."""
+def _is_copy(volume: Row) -> bool:
+    """Whether the image that a volume began with is not needed for it (any more)."""
+    return bool(volume["built"]) or volume["source_id"] is not None
+
+
+def _images(
+    reader: Reader, servers: list[Row], disks: list[Row], volumes: list[Row]
+) -> dict[str, Row]:
+    """Images that disks stand on, those that volumes are still to be made of, and the kernels that
+    servers boot from."""
     wanted = {disk["image_id"] for disk in disks}
+    wanted |= {volume["image_id"] for volume in volumes if not _is_copy(volume)}
     booted = {server["rescue_image_id"] or server["image_id"] for server in servers} - {None}
     with_kernel = reader.all(
         f"SELECT * FROM images WHERE id IN ({_marks(sorted(booted))}) AND kernel_id IS NOT NULL",

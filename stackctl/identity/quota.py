@@ -7,7 +7,7 @@ from stackctl.state import Reader
 
 UNLIMITED = -1
 
-# Nova's and Neutron's defaults for a project that nobody configured.
+# Nova's, Neutron's and Cinder's defaults for a project that nobody configured.
 DEFAULTS = {
     "instances": 10,
     "cores": 20,
@@ -21,6 +21,9 @@ DEFAULTS = {
     "floating_ips": 50,
     "security_groups": 10,
     "security_group_rules": 100,
+    "volumes": 10,
+    "gigabytes": 1000,
+    "snapshots": 10,
 }
 
 _LIVE = "WHERE deleted_at IS NULL AND project_id = ?"
@@ -35,6 +38,11 @@ _USED = {
     "routers": f"SELECT count(*) FROM routers {_LIVE}",
     "floating_ips": f"SELECT count(*) FROM floating_ips {_LIVE}",
     "security_groups": f"SELECT count(*) FROM security_groups {_LIVE}",
+    "volumes": f"SELECT count(*) FROM volumes {_LIVE}",
+    "gigabytes": "SELECT ifnull(sum(size_gb), 0) FROM (SELECT size_gb, project_id, deleted_at "
+    "FROM volumes UNION ALL SELECT size_gb, project_id, deleted_at FROM volume_snapshots) "
+    f"{_LIVE}",
+    "snapshots": f"SELECT count(*) FROM volume_snapshots {_LIVE}",
     "security_group_rules": f"SELECT count(*) FROM security_group_rules {_LIVE}",
 }
 

@@ -13,6 +13,12 @@ from agent.spec import HostSpec
 from agent.wire import Fault, Report
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure
+from stackctl.operation.volume_reports import (
+    attachment_seen,
+    snapshot_seen,
+    volume_failed,
+    volume_seen,
+)
 from stackctl.state import Row, Writer, now
 
 WELL = ("unchanged", "made", "changed")
@@ -33,7 +39,7 @@ POWER_STATES = {"SAVED": "SHUTDOWN"}
 LASTING_TASKS = ("image-snapshot", "image-backup")
 """Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
 
-KEPT_KINDS = ("domain", "disk", "port", "router")
+KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment")
 
 
 def concerns_a_row(report: Report) -> bool:
@@ -58,7 +64,7 @@ class Reporter:
         for report in reports:
             if report.result == "failed":
                 self._told_failed.add((report.kind, report.id))
-            if report.result == "removed" and report.kind in ("domain", "disk"):
+            if report.result == "removed" and report.kind in ("domain", "disk", "volume"):
                 self._acknowledge(writer, report)
             elif report.kind == "domain":
                 self._server(writer, report)
@@ -68,6 +74,8 @@ class Reporter:
                 self._port(writer, report)
             elif report.kind == "router":
                 self._router(writer, report)
+            elif report.kind in ("volume", "attachment"):
+                self._volume(writer, report)
             elif report.result == "failed":
                 self._part_failed(writer, report)
 
@@ -225,6 +233,34 @@ class Reporter:
             status,
         )
 
+    def _volume(self, writer: Writer, report: Report) -> None:
+        """Of an attachment the version is its server's: it is compared where it is used."""
+        name = writer.value(
+            "SELECT name FROM volumes WHERE id = ? "
+            "UNION SELECT name FROM volume_snapshots WHERE id = ?",
+            report.id,
+            report.id,
+        )
+        if report.result == "failed":
+            sql = _WAITING.get(report.kind)
+            waiting = writer.all(sql, report.id, self.host_id) if sql else []
+            for server in waiting:
+                self._server_failed(writer, server, _fault(report))
+            if not waiting:
+                self._failed(writer, report, report.id, str(name or ""))
+        if report.kind == "attachment":
+            attachment_seen(writer, report, self.host_id, self._fault_json(_fault(report)))
+            return
+        volume = self._row_here(writer, "volumes", report)
+        if volume is not None and report.result == "failed":
+            volume_failed(writer, volume, self._fault_json(_fault(report)))
+        elif volume is not None and report.result in WELL:
+            volume_seen(writer, volume, report)
+        snapshot = self._row_here(writer, "volume_snapshots", report)
+        if snapshot is not None:
+            fault_json = self._fault_json(_fault(report)) if report.result == "failed" else None
+            snapshot_seen(writer, snapshot, report, fault_json)
+
     def _part_failed(self, writer: Writer, report: Report) -> None:
         """What fails for want of a part fails with the part's reason, not with "not tried"."""
         sql = _WAITING.get(report.kind)
@@ -294,6 +330,10 @@ JOIN images ON images.id = ifnull(servers.rescue_image_id, servers.image_id)
 WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
   AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL)
   AND servers.deleted_at IS NULL
+""",
+    "volume": """
+SELECT * FROM servers WHERE id = (SELECT server_id FROM volumes WHERE id = ?)
+  AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL) AND deleted_at IS NULL
 """,
 }
 

@@ -36,7 +36,9 @@ from stackctl.state import Change, Reader, Row, Writer, new_id, now, read, write
 
 T = TypeVar("T")
 
-_WITH_ROWS = frozenset({"server", "domain", "disk", "port", "nic", "image", "dhcp", "router"})
+_WITH_ROWS = frozenset(
+    ("server", "domain", "disk", "port", "nic", "image", "dhcp", "router", "volume", "attachment")
+)
 """Kinds whose failures carry the id of a row, somebody's own."""
 
 
@@ -211,6 +213,7 @@ class Operation:
         if failure.kind == "server" and failure.id in change.servers:
             return False
         named = change.servers | change.ports | change.networks | change.routers
+        named |= change.volumes
         if not named | change.security_groups:
             return bool(change.hosts)
         if failure.kind in _WITH_ROWS:
@@ -236,6 +239,7 @@ class Operation:
         self.change.routers |= change.routers
         self.change.security_groups |= change.security_groups
         self.change.members |= change.members
+        self.change.volumes |= change.volumes
 
     def _record(self, writer: Writer, result: dict[str, Any] | None) -> None:
         """Write the operation's row with its first transaction, and keep it up with the others."""

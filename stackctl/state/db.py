@@ -51,7 +51,8 @@ class Change:
 
     ``underlays``: hosts whose tunnel address is another now. ``routers``: other interfaces, or
     anything else of a router. ``security_groups``: other rules; ``members``: groups that have
-    other members or addresses of members, in ``networks``.
+    other members or addresses of members, in ``networks``. ``volumes``: those themselves, to
+    which server they belong, or snapshots of them.
     """
 
     hosts: set[str] = field(default_factory=set)
@@ -62,6 +63,7 @@ class Change:
     routers: set[str] = field(default_factory=set)
     security_groups: set[str] = field(default_factory=set)
     members: set[str] = field(default_factory=set)
+    volumes: set[str] = field(default_factory=set)
 
 
 class Reader:

@@ -9,6 +9,7 @@ from stackctl.state.schema_images import IMAGES
 from stackctl.state.schema_lifecycle import LIFECYCLE
 from stackctl.state.schema_networking import NETWORKING
 from stackctl.state.schema_placing import PLACING
+from stackctl.state.schema_volumes import VOLUMES
 
 APPLICATION_ID = 0x73746B63  # "stkc"
 
@@ -399,7 +400,7 @@ CREATE INDEX decisions_server ON decisions(server_id);
 CREATE INDEX decisions_name ON decisions(name);
 """
 
-MIGRATIONS: tuple[str, ...] = (_BASE, NETWORKING, IMAGES, PLACING, LIFECYCLE)
+MIGRATIONS: tuple[str, ...] = (_BASE, NETWORKING, IMAGES, PLACING, LIFECYCLE, VOLUMES)
 """Script n brings a file from user_version n to n + 1."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

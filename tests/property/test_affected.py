@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from agent.spec import AddressPair, HostRoute, to_plain
-from stackctl.compute import secgroups, service
+from stackctl.compute import attachments, secgroups, service
 from stackctl.compute.types import Nic
 from stackctl.errors import StackctlError
 from stackctl.hosts import leaving
@@ -21,6 +21,9 @@ from stackctl.hosts.types import HostChanges
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.network import service as network
 from stackctl.state import read
+from stackctl.volume import service as volumes
+from stackctl.volume import snapshots
+from stackctl.volume.types import NewVolume
 from tests.builders import join_networks, new_world
 
 HOSTS = st.sampled_from(["h1", "h2", "h3"])
@@ -29,6 +32,7 @@ SERVERS = st.sampled_from(["a", "b", "c"])
 ROUTERS = st.sampled_from(["r1", "r2"])
 SUBNETS = st.sampled_from(["n1", "n2", "s3"])
 OUTSIDE = st.sampled_from(["out1", "out2"])
+VOLUMES = st.sampled_from(["v1", "v2"])
 GROUPS = st.sampled_from(["default", "web", "db"])
 OWN = (
     "settings",
@@ -39,6 +43,7 @@ OWN = (
     "tombstones",
     "security_groups",
     "routers",
+    "volumes",
 )
 run = sys.modules["stackctl.operation.run"]
 
@@ -184,7 +189,8 @@ class Commands(RuleBasedStateMachine):
     @rule(at=st.integers(0, 20))
     def revoke(self, at):
         rules = network.list_rules(self.world.context)
-        self.tried(network.delete_rule, self.world.context, rules[at % len(rules)].id)
+        if rules:
+            self.tried(network.delete_rule, self.world.context, rules[at % len(rules)].id)
 
     @rule(name=SERVERS, group=GROUPS, joins=st.booleans())
     def groups_of_server(self, name, group, joins):
@@ -257,6 +263,31 @@ class Commands(RuleBasedStateMachine):
         self.router(router, "out1", None)
         self.interface(router, "n1", True)
         self.floating_ip("out1", name)
+
+    @rule(name=VOLUMES, host=HOSTS | st.none(), origin=VOLUMES | st.none())
+    def volume(self, name, host, origin):
+        wanted = NewVolume(name, None if origin else 1, host=host, source=origin)
+        self.tried(volumes.create_volume, self.world.context, wanted)
+
+    @rule(name=VOLUMES, server=SERVERS, there=st.booleans())
+    def attach(self, name, server, there):
+        work = attachments.attach_volume if there else attachments.detach_volume
+        self.tried(work, self.world.context, server, name)
+
+    @rule(name=VOLUMES, size_gb=st.integers(2, 3))
+    def extend(self, name, size_gb):
+        self.tried(volumes.extend_volume, self.world.context, name, size_gb)
+
+    @rule(name=VOLUMES, taken=st.booleans())
+    def snapshot(self, name, taken):
+        if taken:
+            self.tried(snapshots.create_snapshot, self.world.context, name, name)
+        else:
+            self.tried(snapshots.delete_snapshot, self.world.context, name)
+
+    @rule(name=VOLUMES)
+    def delete_volume(self, name):
+        self.tried(volumes.delete_volume, self.world.context, name)
 
     @rule()
     def converge(self):

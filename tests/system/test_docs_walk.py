@@ -39,6 +39,7 @@ def test_guides_that_share_a_lab(tmp_path, clouds):
             "seeing",
             "servers",
             "placing",
+            "volumes",
             "clusters",
             "recovery",
             "scripting",

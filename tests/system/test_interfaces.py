@@ -10,7 +10,7 @@ import pytest
 
 from stackctl.compute.keypairs import add_keypair
 from stackctl.identity.context import admin_context
-from stackctl.image.service import create_image
+from stackctl.image.service import create_image, list_images
 from stackctl.image.types import NewImage
 from stackctl.network.networks import NewNetwork, create_network, delete_network
 from stackctl.network.subnets import NewSubnet
@@ -31,12 +31,17 @@ MAX_POINTS = 80
 KILLED = -9
 
 
+def releasing_image() -> io.BytesIO:
+    """The image of that guest."""
+    return io.BytesIO(RELEASING_GUEST.ljust(1024 * 1024, b"\0"))
+
+
 @pytest.fixture(scope="module")
 def world(fleet: Fleet) -> Iterator[Fleet]:
     """The fleet with a second network and a guest that releases NICs."""
     context = admin_context(fleet.cloud)
-    image = io.BytesIO(RELEASING_GUEST.ljust(1024 * 1024, b"\0"))
-    create_image(context, NewImage("releasing", "raw"), image).check()
+    if not any(image.name == "releasing" for image in list_images(context)):
+        create_image(context, NewImage("releasing", "raw"), releasing_image()).check()
     create_network(context, NewNetwork("more", subnet=NewSubnet("10.78.0.0/24"))).check()
     yield fleet
     fleet.delete_all()

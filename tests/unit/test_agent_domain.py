@@ -16,11 +16,13 @@ from agent.resources import disk, domain, domain_inputs, domain_power
 from agent.resources.base import Host
 from agent.resources.domain_power import Command, command
 from agent.resources.domain_xml import (
+    COMPILER,
     DiskInput,
     DomainInput,
     Mark,
     NicInput,
     UnsafeText,
+    VolumeInput,
     compile_domain,
     describe,
     essentials,
@@ -38,6 +40,8 @@ from agent.spec import (
     Power,
     Server,
     Tombstone,
+    digest,
+    to_plain,
 )
 from agent.system import libvirt_conn
 from agent.system.libvirt_conn import DomainView, LibvirtError
@@ -453,3 +457,24 @@ def test_without_libvirt_no_deleted_disk_goes_while_servers_are_wanted(replaced,
     monkeypatch.setattr(libvirt_conn, "observe", down)
     with pytest.raises(LibvirtError):
         list(disk.KIND.removals(host, replaced[0]))
+
+
+def test_a_definition_without_volumes_is_not_another_one_because_there_are_volumes():
+    inputs = to_plain(INPUT)
+    del inputs["volumes"]
+    assert input_digest(INPUT) == digest([COMPILER, inputs])
+
+
+def test_a_volume_keeps_its_device_when_another_disk_comes_before_it():
+    """As the rescue disk does: none of the three may be missing."""
+    rescue = replace(INPUT.disks[0], path="/d/rescue.qcow2", serial="rescue")
+    volume = VolumeInput("/v/data.qcow2", "qcow2", "7" * 8 + "-7777" * 3 + "-" + "7" * 12, "vdb")
+    disks = (rescue, INPUT.disks[0])
+    root = ElementTree.fromstring(
+        compile_domain(replace(INPUT, disks=disks, volumes=(volume,)), MARK)
+    )
+    found = {
+        each.find("target").get("dev"): each.find("source").get("file")
+        for each in root.iterfind("devices/disk[@device='disk']")
+    }
+    assert found == {"vda": rescue.path, "vdb": volume.path, "vdc": INPUT.disks[0].path}

@@ -48,7 +48,7 @@ class Libvirt:
 
     def __init__(self, path) -> None:
         self.path, self.state_word, self.agent = path, "RUNNING", "disconnected"
-        self.done, self.why = [], ""
+        self.done, self.why, self.freezes = [], "", True
 
     def state(self, _):
         return self.state_word
@@ -56,7 +56,7 @@ class Libvirt:
     def live_xml(self, _):
         return XML.format(path=self.path, state=self.agent)
 
-    def begin_backup(self, _, job):
+    def backup_begin(self, _, job):
         self.done.append("begin")
         target = job.partition('target file="')[2].partition('"')[0]
         Path(target).write_bytes(CONTENT)
@@ -66,11 +66,12 @@ class Libvirt:
 
     def freeze(self, _):
         self.done.append("freeze")
+        return self.freezes
 
     def thaw(self, _):
         self.done.append("thaw")
 
-    def abort_job(self, _):
+    def backup_abort(self, _):
         self.done.append("abort")
 
 
@@ -90,7 +91,7 @@ def store(tmp_path):
 def libvirt(store, monkeypatch):
     made = Libvirt(layout.disk(store.data, DISK, "qcow2"))
     for name in (
-        "state", "live_xml", "begin_backup", "backup_ended", "freeze", "thaw", "abort_job",
+        "state", "live_xml", "backup_begin", "backup_ended", "freeze", "thaw", "backup_abort",
     ):  # fmt: skip
         monkeypatch.setattr(libvirt_conn, name, getattr(made, name))
     return made
@@ -118,12 +119,19 @@ def test_a_guest_with_an_agent_is_quiet_only_while_the_copy_begins(store, libvir
     assert left(store) == []
 
 
+def test_a_guest_that_cannot_be_quiet_is_copied_all_the_same(store, libvirt):
+    libvirt.agent, libvirt.freezes = "connected", False
+    assert not snapshots.serve(Sent(), store, "a1", ASKED)["quiesced"]
+    assert libvirt.done == ["freeze", "thaw", "begin", "abort"]
+    assert left(store) == []
+
+
 def test_a_guest_whose_copy_does_not_begin_is_not_left_frozen(store, libvirt, monkeypatch):
     def refuse(*_):
         raise LibvirtError("no such feature")
 
     libvirt.agent = "connected"
-    monkeypatch.setattr(libvirt_conn, "begin_backup", refuse)
+    monkeypatch.setattr(libvirt_conn, "backup_begin", refuse)
     with pytest.raises(LibvirtError):
         snapshots.serve(Sent(), store, "a1", ASKED)
     assert libvirt.done == ["freeze", "thaw"]

@@ -10,11 +10,15 @@ import pytest
 
 from stackctl import killpoint
 from stackctl.compute import rebuilding, resizing, service, snapshots, views
+from stackctl.compute.attachments import attach_volume, detach_volume
 from stackctl.errors import StackctlError
 from stackctl.network import service as network
 from stackctl.operation import recover
 from stackctl.operation.keep import converge_hosts
 from stackctl.state import Cloud
+from stackctl.volume import service as volumes
+from stackctl.volume.snapshots import create_snapshot
+from stackctl.volume.types import NewVolume
 from tests.builders import furnished, new_world, open_world
 from tests.unit.test_images import qcow2
 
@@ -63,6 +67,26 @@ def move_from_a_dead_host(world):
         move(world)
 
 
+def attach(world):
+    attach_volume(world.context, "old-1", "data").check()
+
+
+def detach(world):
+    detach_volume(world.context, "old-2", "kept").check()
+
+
+def grow(world):
+    volumes.extend_volume(world.context, "kept", 3).check()
+
+
+def take_a_snapshot(world):
+    create_snapshot(world.context, "monday", "kept").check()
+
+
+def delete_a_volume(world):
+    volumes.delete_volume(world.context, "spare").check()
+
+
 def rebuild(world):
     rebuilding.rebuild(world.context, "old-1", rebuilding.Rebuild())
 
@@ -88,6 +112,11 @@ def snapshot(world):
 
 
 COMMANDS = [
+    attach,
+    detach,
+    grow,
+    take_a_snapshot,
+    delete_a_volume,
     boot,
     boot_around_a_dead_host,
     delete,
@@ -121,6 +150,9 @@ def before(fast_path, monkeypatch):
     network.add_interface(world.context, "r", subnet=subnet).check()
     target = network.Target(server="old-1")
     network.create_floating_ip(world.context, network.NewFloatingIp("public", target=target))
+    for name, host in (("data", None), ("kept", None), ("spare", "h2")):
+        volumes.create_volume(world.context, NewVolume(name, 1, host=host)).check()
+    attach_volume(world.context, "old-2", "kept").check()
     return folder
 
 
@@ -231,6 +263,12 @@ def as_the_rows_say(world):
         assert set(state["disks"]) == set(world.column(disks, host_id))
         ports = f"SELECT port_id FROM bindings WHERE host_id = ? AND port_id NOT IN ({ROUTED})"
         assert set(state["ports"]) == set(world.column(ports, host_id))
+        kept = "SELECT id FROM {} WHERE host_id = ? AND deleted_at IS NULL"
+        files = [kept.format(table) for table in ("volumes", "volume_snapshots")]
+        assert set(state["volumes"]) == {id_ for sql in files for id_ in world.column(sql, host_id)}
+    states = "SELECT status FROM {} WHERE deleted_at IS NULL"
+    assert set(world.column(states.format("volumes"))) <= {"available", "in-use"}
+    assert set(world.column(states.format("volume_snapshots"))) <= {"available"}
 
 
 def test_recover_with_the_host_still_down_says_why(before, monkeypatch):

@@ -20,6 +20,8 @@ ALLOWED = {
     "resume": {"suspended"},
     "attach-interface": {"active", "paused", "stopped"},
     "detach-interface": {"active", "paused", "stopped"},
+    "attach-volume": {"active", "paused", "stopped"},
+    "detach-volume": {"active", "paused", "stopped"},
     "rebuild": {"active", "stopped", "error"},
     "rescue": {"active", "stopped", "error"},
     "unrescue": {"rescued", "error"},

@@ -1,0 +1,32 @@
+"""Where volumes are, and whether there is room for them."""
+
+from __future__ import annotations
+
+from stackctl.errors import Conflict, NoCapacity
+from stackctl.state import Reader, Row, find
+from stackctl.state.usage import HOSTS_WITH_USAGE
+
+
+def host_for(reader: Reader, word: str) -> Row:
+    """The host that somebody asked for; Conflict when nothing new goes there."""
+    host = find(reader, "hosts", word, noun="host")
+    if host["fenced"] or not host["enabled"]:
+        why = "fenced" if host["fenced"] else f"disabled {host['disabled_reason']}".rstrip()
+        raise Conflict(
+            f"Host {host['name']} is {why}: no volume is made there. Nothing was changed.",
+            hint="stackctl host-list",
+        )
+    return host
+
+
+def require_room(reader: Reader, host_id: str, volume: str, size_gb: int) -> None:
+    """NoCapacity when a host has not so much disk left, as its servers and volumes count."""
+    host = reader.all(f"{HOSTS_WITH_USAGE} WHERE hosts.id = ?", host_id)[0]
+    total = host["disk_gb"] * host["disk_ratio"]
+    free = total - host["disk_gb_used"]
+    if size_gb > free:
+        raise NoCapacity(
+            f"Host {host['name']} has {free:g} GB of disk left (of {total:g}); volume {volume} "
+            f"needs {size_gb}. Nothing was changed.",
+            hint=f"stackctl host-show {host['name']}",
+        )

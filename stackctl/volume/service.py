@@ -1,0 +1,290 @@
+"""Volumes: create, list, show, change, extend and delete them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from stackctl.errors import Conflict, UsageError
+from stackctl.identity import quota
+from stackctl.identity.context import Context, find_own
+from stackctl.image.service import usable_image
+from stackctl.names import checked_name, refuse_control_characters
+from stackctl.operation.outcome import Done
+from stackctl.operation.resource import as_it_became, change_one
+from stackctl.state import Reader, Row, Writer, new_id, now, read
+from stackctl.volume import room, states
+from stackctl.volume.types import (
+    GIB,
+    MAX_SIZE_GB,
+    NewVolume,
+    Volume,
+    VolumeChange,
+    volume_from,
+)
+
+NOUN = "volume"
+DESCRIPTION_MAX = 255
+
+_NAME_INDEX = "(project_id, name) WHERE deleted_at IS NULL"
+
+
+def create_volume(context: Context, wanted: NewVolume) -> Done[Volume]:
+    """Make a volume; on a host at once when one is named, else when a server first needs it.
+
+    Conflict: the name is taken, the image does not fit. NoCapacity: the host has no room.
+    """
+    check_words(NOUN, wanted.name, wanted.description)
+    if len([word for word in (wanted.image, wanted.snapshot, wanted.source) if word]) > 1:
+        raise UsageError("A volume is made of an image, a snapshot or a volume: give one of them.")
+
+    def work(writer: Writer) -> Volume:
+        row = _new_row(context, writer, wanted)
+        quota.require(writer, context.project_id, "volumes", 1)
+        quota.require(writer, context.project_id, "gigabytes", row["size_gb"])
+        if not writer.insert_if_free("volumes", row, _NAME_INDEX):
+            raise _taken(wanted.name)
+        writer.change.volumes.add(row["id"])
+        return volume_from(writer, writer.get("volumes", row["id"]))
+
+    done = change_one(context, "create", NOUN, wanted.name, asdict(wanted), work, volume_from)
+    return as_it_became(context, done, NOUN, volume_from)
+
+
+def list_volumes(context: Context) -> list[Volume]:
+    """The project's volumes, oldest first."""
+    with read(context.cloud) as reader:
+        rows = reader.all(
+            "SELECT * FROM volumes WHERE deleted_at IS NULL AND project_id = ? ORDER BY rowid",
+            context.project_id,
+        )
+        return [volume_from(reader, row) for row in rows]
+
+
+def show_volume(context: Context, word: str) -> Volume:
+    """One volume by name or id."""
+    with read(context.cloud) as reader:
+        return volume_from(reader, own_volume(context, reader, word))
+
+
+def own_volume(context: Context, reader: Reader, word: str) -> Row:
+    """A volume of the asker's project."""
+    return find_own(context, reader, "volumes", word, noun=NOUN)
+
+
+def set_volume(context: Context, word: str, change: VolumeChange) -> Done[Volume]:
+    """Change a volume's name or description."""
+    values = {key: value for key, value in asdict(change).items() if value is not None}
+    if not values:
+        raise UsageError("Nothing to change was given.", hint="stackctl volume-set --help")
+    check_words(NOUN, values.get("name", word), values.get("description", ""))
+
+    def work(writer: Writer) -> Volume:
+        volume = own_volume(context, writer, word)
+        name = str(values.get("name", volume["name"]))
+        others = "SELECT 1 FROM volumes WHERE project_id = ? AND name = ? AND id <> ? "
+        parameters = (context.project_id, name, volume["id"])
+        if writer.one(f"{others} AND deleted_at IS NULL", *parameters):
+            raise _taken(name)
+        writer.update("volumes", volume["id"], **values)
+        return volume_from(writer, writer.get("volumes", volume["id"]))
+
+    return change_one(context, "set", NOUN, word, values, work, volume_from)
+
+
+def extend_volume(context: Context, word: str, size_gb: int) -> Done[Volume]:
+    """Make a volume larger, while a guest uses it too; the guest sees the new size at once."""
+    _check_size(size_gb)
+
+    def work(writer: Writer) -> Volume:
+        volume = own_volume(context, writer, word)
+        states.require(writer, volume, "extend")
+        more_gb = size_gb - volume["size_gb"]
+        if more_gb <= 0:
+            raise UsageError(
+                f"New size for extend must be greater than current size. (current: "
+                f"{volume['size_gb']}, extended: {size_gb})."
+            )
+        _refuse_saved(writer, volume, "grow")
+        quota.require(writer, context.project_id, "gigabytes", more_gb)
+        if volume["host_id"] is not None:
+            room.require_room(writer, volume["host_id"], volume["name"], more_gb)
+        version = volume["version"] + 1
+        writer.update("volumes", volume["id"], size_gb=size_gb, version=version)
+        writer.change.volumes.add(volume["id"])
+        return volume_from(writer, writer.get("volumes", volume["id"]))
+
+    done = change_one(context, "extend", NOUN, word, {"size_gb": size_gb}, work, volume_from)
+    return as_it_became(context, done, NOUN, volume_from)
+
+
+def delete_volume(context: Context, word: str) -> Done[Volume]:
+    """Delete a volume with its data. Conflict while a server has it."""
+
+    def work(writer: Writer) -> Volume:
+        volume = own_volume(context, writer, word)
+        states.require(writer, volume, "delete")
+        refuse_needed(writer, volume)
+        bury(writer, volume)
+        return volume_from(writer, writer.get("volumes", volume["id"]))
+
+    return change_one(context, "delete", NOUN, word, {}, work, volume_from)
+
+
+def refuse_needed(reader: Reader, volume: Row) -> None:
+    """Conflict when a copy of a volume or snapshot is not ready yet."""
+    copies = reader.column(
+        "SELECT name FROM volumes WHERE source_id = ? AND built = 0 AND deleted_at IS NULL "
+        "UNION SELECT name FROM volume_snapshots WHERE volume_id = ? AND built = 0 "
+        "AND status = 'creating' AND deleted_at IS NULL",
+        volume["id"],
+        volume["id"],
+    )
+    if copies:
+        host = reader.get("hosts", volume["host_id"])["name"]
+        raise Conflict(
+            f"{volume['name']} is needed for {', '.join(copies[:5])}, which is still to be copied "
+            f"from it on host {host}. Nothing was changed.",
+            hint=f"stackctl converge {host}",
+        )
+
+
+def bury(writer: Writer, volume: Row, table: str = "volumes") -> None:
+    """The transaction of a deletion: the row goes, a tombstone lets its host destroy the file."""
+    if volume["host_id"] is not None:
+        stone: Row = {"kind": "volume", "id": volume["id"], "host_id": volume["host_id"]}
+        stone |= {"server_id": "", "created_serial": writer.serial, "created_at": now()}
+        writer.insert("tombstones", stone)
+    version = volume["version"] + 1
+    writer.update(table, volume["id"], status="deleted", deleted_at=now(), version=version)
+    writer.change.volumes.add(volume["id"])
+
+
+def _new_row(context: Context, reader: Reader, wanted: NewVolume) -> Row:
+    origin = _origin(context, reader, wanted)
+    size_gb = _size(wanted, origin)
+    image = None if wanted.image is None else _image(context, reader, wanted.image, size_gb)
+    host_id = _place(reader, wanted, origin)
+    if host_id is not None:
+        room.require_room(reader, host_id, wanted.name, size_gb)
+    return {
+        "id": new_id(),
+        "project_id": context.project_id,
+        "name": wanted.name,
+        "description": wanted.description,
+        "size_gb": size_gb,
+        "host_id": host_id,
+        "image_id": origin["image_id"] if origin else image and image["id"],
+        "source_id": origin and origin["id"],
+        # Without a place there is nothing to wait for: its file comes with its first server.
+        "status": "available" if host_id is None else "creating",
+        "created_at": now(),
+    }
+
+
+def _origin(context: Context, reader: Reader, wanted: NewVolume) -> Row | None:
+    """The volume or snapshot that a new volume is to be a copy of."""
+    if wanted.source is not None:
+        return copyable(context, reader, wanted.source)
+    if wanted.snapshot is None:
+        return None
+    row = own_snapshot(context, reader, wanted.snapshot)
+    if row["status"] != "available":
+        raise Conflict(
+            f"Invalid snapshot: the status of snapshot {row['name']} must be available, but it is "
+            f"{row['status']}. Nothing was made."
+        )
+    return row
+
+
+def own_snapshot(context: Context, reader: Reader, word: str) -> Row:
+    """A snapshot of the asker's project."""
+    return find_own(context, reader, "volume_snapshots", word, noun="volume snapshot")
+
+
+def copyable(context: Context, reader: Reader, word: str) -> Row:
+    """A volume that has something to copy."""
+    volume = own_volume(context, reader, word)
+    states.require(reader, volume, "copy")
+    _refuse_saved(reader, volume, "be copied")
+    if volume["host_id"] is None:
+        raise Conflict(
+            f"Volume {volume['name']} has no file yet: nothing was written to it that could be "
+            "copied.",
+            hint=f"stackctl volume-attach SERVER {volume['name']}",
+        )
+    return volume
+
+
+def _size(wanted: NewVolume, origin: Row | None) -> int:
+    if origin is None:
+        if wanted.size_gb is None:
+            raise UsageError("A volume that is no copy needs a size: --size GB.")
+        return _check_size(wanted.size_gb)
+    size_gb = int(origin["size_gb"] if wanted.size_gb is None else _check_size(wanted.size_gb))
+    if size_gb < origin["size_gb"]:
+        raise UsageError(
+            f"Volume size {size_gb}GB cannot be smaller than that of {origin['name']}, "
+            f"{origin['size_gb']}GB."
+        )
+    return size_gb
+
+
+def _place(reader: Reader, wanted: NewVolume, origin: Row | None) -> str | None:
+    host = None if wanted.host is None else room.host_for(reader, wanted.host)
+    if origin is None:
+        return None if host is None else str(host["id"])
+    if host is not None and host["id"] != origin["host_id"]:
+        there = reader.get("hosts", origin["host_id"])["name"]
+        raise Conflict(
+            f"{origin['name']} is a file on host {there}: a copy of it is made there, not on "
+            f"{host['name']}. Nothing was made."
+        )
+    return str(origin["host_id"])
+
+
+def _image(context: Context, reader: Reader, word: str, size_gb: int) -> Row:
+    """The image that a volume shall be made of; Cinder's words when it does not fit."""
+    image = usable_image(context, reader, word)
+    if image["status"] != "active" or image["disk_format"] in ("aki", "ari"):
+        raise Conflict(f"Image {image['name']} is no disk that a volume could be made of.")
+    needs_gb = max(-(-image["virtual_size_bytes"] // GIB), image["min_disk_gb"])
+    if needs_gb > size_gb:
+        raise Conflict(
+            f"Image {image['name']} needs {needs_gb} GB and doesn't fit in a volume of size "
+            f"{size_gb} GB. Nothing was made."
+        )
+    return image
+
+
+def _refuse_saved(reader: Reader, volume: Row, what: str) -> None:
+    """Memory that was saved remembers its disks as they were, and holds what belongs on them."""
+    if volume["server_id"] is None:
+        return
+    server = reader.get("servers", volume["server_id"])
+    if server["vm_state"] == "suspended":
+        raise Conflict(
+            f"Volume {volume['name']} belongs to server {server['name']}, whose memory is saved: "
+            f"it cannot {what} until that goes on. Nothing was changed.",
+            hint=f"stackctl resume {server['name']}",
+        )
+
+
+def check_words(noun: str, name: str, description: str) -> None:
+    """UsageError when a name or description is none."""
+    checked_name(noun, name)
+    refuse_control_characters(f"description of a {noun}", description)
+    if len(description) > DESCRIPTION_MAX:
+        raise UsageError(f"A description has at most {DESCRIPTION_MAX} characters.")
+
+
+def _check_size(size_gb: int) -> int:
+    if not 1 <= size_gb <= MAX_SIZE_GB:
+        raise UsageError(f"A volume of {size_gb} GB: between 1 and {MAX_SIZE_GB} GB are possible.")
+    return size_gb
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(
+        f"There is already a volume called {name}. Nothing was changed.",
+        hint="stackctl volume-list",
+    )
