@@ -23,6 +23,7 @@ from agent.spec import HostSpec
 from agent.system import files, ovs
 
 LEDGER = "zones.json"
+_MARK = "zone-"
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ class Zones:
         """Zones of networks that are not here any more."""
         if topology.INTEGRATION not in switch.look(host).bridges:
             return
-        wanted = _wanted(host, spec)
-        for number, zone in _ledger(host).items():
-            if number not in wanted:
-                apply = partial(_empty, host, number)
-                why = f"no network has local VLAN {number}"
-                yield Step(self.name, zone.network, "removed", why=why, apply=apply)
+        wanted, ledger = _wanted(host, spec), _ledger(host)
+        for number in sorted((ledger.keys() | _begun(host)) - wanted.keys()):
+            # One that was begun only, by an agent that died, stands in no ledger.
+            used_by = ledger[number].network if number in ledger else _mark(number)
+            apply = partial(_empty, host, number)
+            why = f"no network has local VLAN {number}"
+            yield Step(self.name, used_by, "removed", why=why, apply=apply)
 
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Zones that another network had, and addresses that their ports have lost."""
@@ -136,7 +138,13 @@ def _write(host: Host, number: int, zone: Optional[Zone]) -> None:
 
 
 def _mark(number: int) -> str:
-    return f"zone-{number}"
+    return f"{_MARK}{number}"
+
+
+def _begun(host: Host) -> set[int]:
+    """Zones that an agent was about to empty when it died."""
+    marks = switch.pending_file(host, _MARK).parent.glob(f"{_MARK}*")
+    return {int(mark.name[len(_MARK) :]) for mark in marks}
 
 
 def _empty(host: Host, number: int, zone: Optional[Zone] = None) -> None:
