@@ -83,12 +83,12 @@ def check_nics(fleet: Fleet, count: int) -> None:
 def test_a_guest_sees_a_nic_come_and_go(world: Fleet, guest_image: Path, tmp_path: Path) -> None:
     context = admin_context(world.cloud)
     with guest_image.open("rb") as stream:
-        create_image(context, NewImage("guest", "qcow2"), stream).check()
+        create_image(context, NewImage("nic-guest", "qcow2"), stream).check()
     key = tmp_path / "key"
     key.write_text(add_keypair(context, "mine").value.private_key or "")
     key.chmod(0o600)
     world.run("flavor-create", "nano", "--ram", "128", "--disk", "1", "--vcpus", "1")
-    image = ("--image", "guest", "--flavor", "nano", "--nic", "net=faults", "--key", "mine")
+    image = ("--image", "nic-guest", "--flavor", "nano", "--nic", "net=faults", "--key", "mine")
     world.run("boot", "vm", *image, "--host", "host1", "--wait", "ssh")
 
     def guest(command: str) -> str:

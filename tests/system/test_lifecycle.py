@@ -239,13 +239,13 @@ def test_a_snapshot_taken_under_write_load_boots_with_what_was_written(
 ) -> None:
     context = admin_context(fleet.cloud)
     with guest_image.open("rb") as stream:
-        create_image(context, NewImage("guest", "qcow2"), stream).check()
+        create_image(context, NewImage("writing-guest", "qcow2"), stream).check()
     key = tmp_path / "key"
     key.write_text(add_keypair(context, "writer").value.private_key or "")
     key.chmod(0o600)
     fleet.run("flavor-create", "writing", "--ram", "128", "--disk", "1", "--vcpus", "1")
     small = ("--flavor", "writing", "--nic", "net=faults", "--key", "writer", "--wait", "ssh")
-    fleet.run("boot", "vm", "--image", "guest", *small, "--host", "host1")
+    fleet.run("boot", "vm", "--image", "writing-guest", *small, "--host", "host1")
 
     def inside(name: str, command: str) -> str:
         done = fleet.start("ssh", "-i", str(key), name, command).wait()
