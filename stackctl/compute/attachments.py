@@ -6,12 +6,12 @@ import dataclasses
 import json
 
 from stackctl.compute import lifecycle, volume_rows
+from stackctl.compute.commanding import note_change
 from stackctl.compute.elsewhere import unreached_hosts
 from stackctl.compute.views import server_row
 from stackctl.errors import Conflict, NotFound, PartlyDone, StackctlError
 from stackctl.identity.context import Context
 from stackctl.operation import Done, Failure, Operation, begin
-from stackctl.operation.events import note
 from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer, read
 from stackctl.volume import room, service, states
@@ -106,7 +106,7 @@ def _attach(
     place = {"host_id": server["host_id"], "server_id": server["id"], "device": name}
     volume_rows.update(writer, volume, status=status, **place, **chosen)
     message = f"volume {volume['name']} attached as /dev/{name}"
-    _note_change(context, writer, operation, server, message)
+    note_change(context, writer, operation, server, message)
     return volume_from(writer, writer.get("volumes", volume["id"]))
 
 
@@ -141,7 +141,7 @@ def _detach(
             hint=f"stackctl delete {server['name']}   (the volume stays)",
         )
     volume_rows.update(writer, volume, status=status)
-    _note_change(context, writer, operation, server, f"volume {volume['name']} detached")
+    note_change(context, writer, operation, server, f"volume {volume['name']} detached")
     return volume_from(writer, writer.get("volumes", volume["id"]))
 
 
@@ -164,24 +164,6 @@ def _volume_called(context: Context, reader: Reader, server: Row, word: str) -> 
 # --- what both have in common -------------------------------------------------------------------
 
 
-def _note_change(
-    context: Context, writer: Writer, operation: Operation, server: Row, message: str
-) -> None:
-    """The server's row is another one, too."""
-    writer.update("servers", server["id"], version=server["version"] + 1, operation_id=operation.id)
-    writer.change.servers.add(server["id"])
-    note(
-        writer,
-        action=operation.kind,
-        kind="server",
-        resource_id=server["id"],
-        name=server["name"],
-        message=message,
-        user_name=context.operator,
-        operation_id=operation.id,
-    )
-
-
 def _is_unreached(operation: Operation, volume: Volume) -> bool:
     """Converge; whether the server's host did not get to know what was changed."""
     unreached = unreached_hosts(operation.converge())
@@ -202,7 +184,7 @@ def _take_back(
     back = {**FREE, "status": before["status"], "host_id": before["host_id"]}
     volume_rows.update(writer, row, **back)
     words = f"volume {volume.name} taken back: its host was not reached"
-    _note_change(context, writer, operation, server, words)
+    note_change(context, writer, operation, server, words)
     return True
 
 

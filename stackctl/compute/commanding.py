@@ -121,6 +121,15 @@ def note_server(
     )
 
 
+def note_change(
+    context: Context, writer: Writer, operation: Operation, server: Row, message: str
+) -> None:
+    """A server's row is another one: what its host reports of the old one is not written."""
+    writer.update("servers", server["id"], version=server["version"] + 1, operation_id=operation.id)
+    writer.change.servers.add(server["id"])
+    note_server(context, writer, operation.id, operation.kind, server, message)
+
+
 def _command(
     context: Context,
     writer: Writer,

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 
 from stackctl.compute import lifecycle
+from stackctl.compute.commanding import note_change
 from stackctl.compute.elsewhere import unreached_hosts
 from stackctl.compute.placing import needs_tunnels
 from stackctl.compute.types import Nic
@@ -26,7 +27,6 @@ from stackctl.network.allocation import (
 from stackctl.network.finding import own_port, visible_network
 from stackctl.network.types import Port, port_from
 from stackctl.operation import Done, Failure, Operation, begin
-from stackctl.operation.events import note
 from stackctl.state import Reader, Row, Writer, read
 
 
@@ -106,7 +106,7 @@ def _attach(context: Context, writer: Writer, operation: Operation, word: str, n
     else:
         port = _make(context, writer, server, network, nic.address)
     bind_port(writer, port.id, server["host_id"])
-    _note_change(context, writer, operation, server, f"port {_label(port)} attached")
+    note_change(context, writer, operation, server, f"port {_label(port)} attached")
     return port
 
 
@@ -189,7 +189,7 @@ def _detach(
     port = _port_called(writer, server, word)
     lifecycle.require(server, "detach-interface")
     leave_server(writer, port.id)
-    _note_change(context, writer, operation, server, f"port {_label(port)} detached")
+    note_change(context, writer, operation, server, f"port {_label(port)} detached")
     return port
 
 
@@ -241,24 +241,6 @@ def _ports_of(reader: Reader, server_id: str) -> list[Port]:
 # --- what both have in common -------------------------------------------------------------------
 
 
-def _note_change(
-    context: Context, writer: Writer, operation: Operation, server: Row, message: str
-) -> None:
-    """The server's row is another one: what its host reports of the old one is not written."""
-    writer.update("servers", server["id"], version=server["version"] + 1, operation_id=operation.id)
-    writer.change.servers.add(server["id"])
-    note(
-        writer,
-        action=operation.kind,
-        kind="server",
-        resource_id=server["id"],
-        name=server["name"],
-        message=message,
-        user_name=context.operator,
-        operation_id=operation.id,
-    )
-
-
 def _is_unreached(operation: Operation, port: Port) -> bool:
     """Converge; whether the server's host did not get to know what was changed."""
     unreached = unreached_hosts(operation.converge())
@@ -275,7 +257,7 @@ def _take_back(context: Context, writer: Writer, operation: Operation, port: Por
         return False
     leave_server(writer, port.id)
     words = f"port {_label(port)} taken back: its host was not reached"
-    _note_change(context, writer, operation, server, words)
+    note_change(context, writer, operation, server, words)
     return True
 
 
