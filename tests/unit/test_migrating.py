@@ -370,5 +370,5 @@ def test_the_diary_tells_of_it(up):
     migrate(up.context, "vm").check()
     told = up.column("SELECT message FROM events WHERE name = 'vm' AND action = 'migrate'")
     assert told[0] == "migrate asked for: from h1 to h2"
-    assert "moved" in told[1]
+    assert told[1] == "came from h1"
     assert json.loads(up.value("SELECT progress_json FROM migrations")) == {}
