@@ -214,7 +214,8 @@ def _update(writer: Writer, server: Row, **values: Any) -> None:
 def _note(
     writer: Writer, server: Row, migration: Row, message: str, host_id: str, level: str = "info"
 ) -> None:
-    operation = writer.get("operations", migration["operation_id"])
+    id_ = migration["operation_id"]
+    user_name = writer.value("SELECT user_name FROM operations WHERE id = ?", id_) or ""
     note(
         writer,
         action="resize" if migration["kind"] == "resize" else "migrate",
@@ -224,6 +225,6 @@ def _note(
         message=message,
         level=level,
         host=writer.get("hosts", host_id)["name"],
-        user_name=operation["user_name"],
-        operation_id=operation["id"],
+        user_name=user_name,
+        operation_id=id_,
     )

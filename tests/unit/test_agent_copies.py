@@ -75,7 +75,7 @@ def copier(folder, ask):
 
 
 def test_a_file_and_its_holes_arrive(giver, tmp_path):
-    copier(tmp_path / "taker", lambda disk: share(giver)).fetch(COPY)
+    copier(tmp_path / "taker", lambda disk, why: share(giver, token=why or "t")).fetch(COPY)
     source = layout.disk(giver.data, OLD, "qcow2")
     taken = disk_copies.received(layout.disk(tmp_path / "taker", NEW, "qcow2"))
     assert taken.read_bytes() == source.read_bytes()
@@ -93,7 +93,7 @@ def test_holes_do_not_travel(giver):
 def test_what_is_there_is_not_fetched_again(giver, tmp_path):
     asked = []
 
-    def ask(disk):
+    def ask(disk, why):
         asked.append(disk.id)
         return share(giver)
 
@@ -135,7 +135,7 @@ def test_a_token_opens_one_disk_once(giver):
 def test_a_failure_is_told_and_not_tried_again(tmp_path):
     asked = []
 
-    def ask(disk):
+    def ask(disk, why):
         asked.append(disk.id)
         raise StepFailed("host a does not answer")
 
@@ -148,10 +148,25 @@ def test_a_failure_is_told_and_not_tried_again(tmp_path):
     assert list(layout.disks(tmp_path).iterdir()) == []
 
 
+def test_a_copy_that_breaks_off_is_asked_for_once_more(giver, tmp_path):
+    asked = []
+
+    def ask(disk, why):
+        asked.append(why)
+        return replace(share(giver), token="stale") if len(asked) == 1 else share(giver)
+
+    copier(tmp_path, ask).fetch(COPY)
+    assert asked[0] == "" and "403" in asked[1]
+    always = copier(tmp_path / "other", lambda disk, why: replace(share(giver), token="stale"))
+    with pytest.raises(StepFailed, match="403"):
+        always.fetch(COPY)
+    assert list(layout.disks(tmp_path / "other").iterdir()) == []
+
+
 def test_a_copy_without_room_is_not_begun(giver, tmp_path, monkeypatch):
     monkeypatch.setattr(disk_copies.files, "free_bytes", lambda path: (1000, 2000))
     with pytest.raises(StepFailed, match=r"needs \d+ bytes; 1000 are free"):
-        copier(tmp_path, lambda disk: share(giver)).fetch(COPY)
+        copier(tmp_path, lambda disk, why: share(giver, token=why or "t")).fetch(COPY)
     assert list(layout.disks(tmp_path).iterdir()) == []
 
 
@@ -161,7 +176,7 @@ def test_a_disk_that_fills_up_keeps_nothing(giver, tmp_path, monkeypatch):
 
     monkeypatch.setattr(disk_copies.files, "sync", full)
     with pytest.raises(StepFailed, match="its disk is full"):
-        copier(tmp_path, lambda disk: share(giver)).fetch(COPY)
+        copier(tmp_path, lambda disk, why: share(giver, token=why or "t")).fetch(COPY)
     assert list(layout.disks(tmp_path).iterdir()) == []
 
 
@@ -268,7 +283,7 @@ def test_two_agents_receive_one_after_the_other(giver, tmp_path):
     """A dying agent may still be at it when the next one begins."""
     begun, go = threading.Event(), threading.Event()
 
-    def slowly(disk):
+    def slowly(disk, why):
         begun.set()
         assert go.wait(20)
         return share(giver, token="slow")
@@ -277,7 +292,7 @@ def test_two_agents_receive_one_after_the_other(giver, tmp_path):
     first.start()
     assert begun.wait(20)
     second = threading.Thread(
-        target=lambda: copier(tmp_path, lambda disk: pytest.fail("it is there")).fetch(COPY)
+        target=lambda: copier(tmp_path, lambda disk, why: pytest.fail("it is there")).fetch(COPY)
     )
     second.start()
     go.set()
