@@ -136,6 +136,13 @@ def share_image(store: Store, args: Args, check: Callable[[], None]) -> Args:
     return peers.share_image(store, args, check)
 
 
+def share_disk(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """See peers.share_disk."""
+    from agent import peers
+
+    return peers.share_disk(store, args, check)
+
+
 def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
     """The XML of a server's domain as it runs: {server_id}."""
     return {"xml": libvirt_conn.live_xml(layout.checked(args["server_id"]))}
@@ -148,6 +155,7 @@ _ACTIONS: dict[str, Action] = {
     "list-images": prune.list_images,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
+    "share-disk": share_disk,
     "share-image": share_image,
     "trace-flow": tracing.trace_flow,
     "trace-router": tracing.trace_router,

@@ -39,9 +39,9 @@ def converge(
     """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
 
     def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
-        images = one.images_wanted(context, host["id"])
-        kill_at = killpoint.for_agents()
-        opening = one.opening(context, "converge", images, kill_at, claim=_unclaimed(host))
+        images, copies = one.wanted_before(context, host["id"])
+        kill_at, claim = killpoint.for_agents(), _unclaimed(host)
+        opening = one.opening(context, "converge", images, kill_at, copies=copies, claim=claim)
 
         def body(session: Session, exchange: Exchange) -> None:
             one.converge_host(context, session, exchange, operation_id)
@@ -115,8 +115,12 @@ def act_on_each(
 
 
 def _spreading(context: Context) -> Spreading:
+    def host_of(host_id: str) -> Row:
+        with read(context.cloud) as reader:
+            return reader.get("hosts", host_id)
+
     least_mb = context.cloud.config["image_from_hosts_mb"]
-    return Spreading(least_mb, lambda host: acting_session(context, host))
+    return Spreading(least_mb, lambda host: acting_session(context, host), host_of)
 
 
 def _unclaimed(host: Row) -> bool:
@@ -198,8 +202,9 @@ def _session(
             opening,
             open_image=lambda sha256: one.open_image(context, sha256),
             progress=context.watch.progress,
-            on_step=_remembered_by(exchange),
+            on_step=_heard(context, host["name"], exchange),
             peer=part.peer,
+            disk_peer=spread.disk,
         )
         part.arrived(session.hello.lacking)
         answered = time.monotonic() - started
@@ -214,12 +219,17 @@ def _session(
             session.close()
 
 
-def _remembered_by(exchange: Exchange | None) -> Callable[[dict[str, Any]], None]:
-    """What keeps the domains that a host begins to change."""
+def _heard(
+    context: Context, host: str, exchange: Exchange | None
+) -> Callable[[dict[str, Any]], None]:
+    """What keeps the domains that a host begins to change, and shows how far copies are."""
 
     def on_step(step: dict[str, Any]) -> None:
         if exchange is not None and step.get("kind") == "domain":
             exchange.begun.add(str(step.get("id")))
+        done, total = step.get("done_bytes"), step.get("total_bytes")
+        if step.get("kind") == "disk" and isinstance(done, int) and isinstance(total, int):
+            context.watch.progress(f"copying disk {str(step.get('id'))[:8]} to {host}", done, total)
 
     return on_step
 
