@@ -294,8 +294,9 @@ class Image:
 class Disk:
     """One incarnation of a disk. Made only while ``build`` is set; its absence later is a fault.
 
-    ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile.
-    ``serial``: what the guest sees, when it is that of an incarnation before this one.
+    ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile;
+    ``source_host_id``: the other host that has it, if it is not this one. ``serial``: what the
+    guest sees, when it is that of an incarnation before this one.
     """
 
     id: str
@@ -307,6 +308,7 @@ class Disk:
     build: bool
     image_id: Optional[str] = None
     source_id: Optional[str] = None
+    source_host_id: Optional[str] = None
     serial: Optional[str] = None
 
 
