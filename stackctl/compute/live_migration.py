@@ -56,7 +56,7 @@ def live_migrate(context: Context, word: str, host_word: str | None = None) -> D
         return _Journey(operation, word, host_word).go()
 
 
-def abort(context: Context, word: str) -> str:
+def abort(context: Context, word: str, migration_id: str | None = None) -> str:
     """Call a server's live migration off and wait for its end; returns the server's name.
 
     Conflict: there is none, or it was too late.
@@ -64,7 +64,7 @@ def abort(context: Context, word: str) -> str:
     with read(context.cloud) as reader:
         server = server_row(context, reader, word)
         migration = live_moves.of_server(reader, server["id"])
-        if migration is None:
+        if migration is None or migration_id not in (None, migration["id"]):
             raise Conflict(f"No live migration of instance {server['name']} is in progress.")
         origin = reader.get("hosts", migration["source_host_id"])
         operation = reader.get("operations", migration["operation_id"])
@@ -105,23 +105,15 @@ def _await_end(context: Context, server: Row, migration: Row) -> None:
 
 def unfit(server: Row, origin: Row, host: Row) -> str:
     """Why a server that runs on one host cannot go on at another, by what is known of both."""
-    here, there = json.loads(origin["facts_json"]), json.loads(host["facts_json"])
-    virt_types = [
-        _setting(row, facts, "virt_type") for row, facts in ((origin, here), (host, there))
-    ]
-    if virt_types[0] != virt_types[1]:
-        words = f"guests of {origin['name']} run by {virt_types[0]}"
-        return f"{words}, those of {host['name']} by {virt_types[1]}"
-    datapaths = [
-        _setting(row, facts, "datapath", "ovs_datapath")
-        for row, facts in ((origin, here), (host, there))
-    ]
-    if datapaths[0] != datapaths[1]:
-        return (
-            f"the switch of {origin['name']} runs in {_PLACES.get(datapaths[0], datapaths[0])}, "
-            f"that of {host['name']} in {_PLACES.get(datapaths[1], datapaths[1])}"
-        )
-    machine, offered = server["machine_type"], there.get("machine_types", {})
+    ends = (origin, host)
+    here, there = (_setting(row, "virt_type") for row in ends)
+    if here and there and here != there:
+        return f"guests of {origin['name']} run by {here}, those of {host['name']} by {there}"
+    here, there = (_PLACES.get(_setting(row, "datapath", "ovs_datapath"), "") for row in ends)
+    if here and there and here != there:
+        return f"the switch of {origin['name']} runs in {here}, that of {host['name']} in {there}"
+    machine = server["machine_type"]
+    offered = json.loads(host["facts_json"]).get("machine_types", {})
     known = {*offered.get("all", ()), offered.get("pc"), offered.get("q35")}
     if machine is not None and offered and machine not in known:
         return f"qemu on {host['name']} has no machine type {machine}"
@@ -131,8 +123,10 @@ def unfit(server: Row, origin: Row, host: Row) -> str:
 _PLACES = {"system": "the kernel", "netdev": "user space"}
 
 
-def _setting(host: Row, facts: dict[str, Any], name: str, fact: str = "") -> str:
-    return str(host[name] if host[name] != "auto" else facts.get(fact or name, "auto"))
+def _setting(host: Row, name: str, fact: str = "") -> str:
+    """What an operator said, or what the host says of itself; empty when nobody said anything."""
+    facts = json.loads(host["facts_json"])
+    return str(host[name] if host[name] != "auto" else facts.get(fact or name, ""))
 
 
 # --- one server's way ---------------------------------------------------------------------------
@@ -160,8 +154,13 @@ class _Journey:
         row = operation.transact(self._begin, lambda row: {"servers": [row["server_id"]]})
         self.server_id, self.move_id = row["server_id"], row["id"]
         try:
-            self._refuse_unfit()
+            # A host that was never converged is nobody's yet, and answers nobody.
+            known = self._hosts()[1]["applied_serial"] > 0
+            if known:
+                self._refuse_unfit()
             self._make_ready()
+            if not known:
+                self._refuse_unfit()
             operation.phase = "moving"
             self._note_running()
             self._carry_over()
@@ -273,8 +272,8 @@ class _Journey:
         """Have both agents do it: one listens, the other sends, as long as both are spoken to."""
         context, (origin, host) = self.operation.context, self._hosts()
         certificate, key = make_certificate()
-        secret = {"token": secrets.token_urlsafe(32), "certificate": certificate}
-        wanted = {"server_id": self.server_id, "machine_type": self.machine_type}
+        secret: dict[str, Any] = {"token": secrets.token_urlsafe(32), "certificate": certificate}
+        wanted: dict[str, Any] = {"server_id": self.server_id, "machine_type": self.machine_type}
         wanted |= {"address": _address(host), "key": key, **secret}
         with acting_session(context, host) as there:
             ready = there.act("expect-server", wanted)
