@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, Optional
 
 from agent import killpoint, layout, whereabouts
@@ -18,11 +19,12 @@ from agent.faults import StepFailed
 from agent.passage import Entrance, joined_to, received_as
 from agent.resources import move_xml
 from agent.resources.base import Host
+from agent.resources.configdrive import tap_name
 from agent.resources.domain_inputs import Platform, boot_files, domain_input, missing_disks
 from agent.resources.domain_xml import Mark, compile_domain, input_digest
 from agent.spec import HostSettings, HostSpec, Server
 from agent.store import Store, boot_id
-from agent.system import files, libvirt_conn, libvirt_moves
+from agent.system import files, libvirt_conn, libvirt_moves, links
 
 LOCK_TIMEOUT_S = 5.0
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -75,7 +77,7 @@ def expect(store: Store, args: Args, check: Callable[[], None]) -> Args:
         str(args["certificate"]),
         str(args["key"]),
         str(args["token"]),
-        _ways(host, server_id),
+        _ways(host, server),
     )
     xml = _definition(host, spec, replace(server, machine_type=str(args["machine_type"])))
     folder = str(layout.passage(store.data, server_id))
@@ -107,17 +109,24 @@ def _make_ready(host: Host, spec: HostSpec, server: Server) -> None:
     os.chown(passage, *move_xml.qemu_owner(libvirt_conn.capabilities(), virt_type))
 
 
-def _ways(host: Host, server_id: str) -> dict[str, Any]:
-    passage = layout.passage(host.data, server_id)
-    log = layout.console_log(host.data, server_id)
+def _ways(host: Host, server: Server) -> dict[str, Any]:
+    passage = layout.passage(host.data, server.id)
+    log = layout.console_log(host.data, server.id)
     return {
         "libvirt": joined_to(libvirt_moves.own_socket()),
-        "memory": joined_to(passage / "memory"),
+        "memory": joined_to(passage / "memory", partial(_forget_old_packets, server)),
         "disks": joined_to(passage / "disks"),
-        "drive": received_as(layout.drive(host.data, server_id), MAX_FILE_BYTES),
+        "drive": received_as(layout.drive(host.data, server.id), MAX_FILE_BYTES),
         # Where the daemon that writes it keeps what does not fit any more.
         "console-log": received_as(log.with_name(f"{log.name}.0"), MAX_FILE_BYTES),
     }
+
+
+def _forget_old_packets(server: Server) -> None:
+    """Its memory is here, so it stands still there. What its taps hold from before, it has had
+    already; what comes until it goes on waits for it, and is late but not lost."""
+    for port_id in server.ports:
+        links.drain(tap_name(port_id))
 
 
 def _definition(host: Host, spec: HostSpec, server: Server) -> str:

@@ -89,13 +89,14 @@ class Entrance:
         return self._ways.get(name)
 
 
-def joined_to(path: Path) -> Serve:
-    """A way to a UNIX socket."""
+def joined_to(path: Path, then: Callable[[], None] = lambda: None) -> Serve:
+    """A way to a UNIX socket; ``then``: what is done when all that was said has arrived."""
 
     def serve(far: ssl.SSLSocket) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as local:
             local.connect(str(path))
             join(local, far)
+        then()
 
     return serve
 
