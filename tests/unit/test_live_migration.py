@@ -158,7 +158,7 @@ def test_what_an_operator_set_counts_more_than_what_a_host_says():
 
 def test_a_host_that_cannot_run_it_says_so_before_anything_is_made(up):
     up.trouble("h2", fail={"refusal": "its processor lacks features"})
-    with pytest.raises(Conflict, match="its processor lacks features.*stays on host h1"):
+    with pytest.raises(Conflict, match=r"its processor lacks features.*stays on host h1"):
         live_migrate(up.context, "vm")
     assert not [spec for spec in up.fleet.specs if spec.servers and spec.servers[0].moving]
     stays(up)
@@ -167,7 +167,7 @@ def test_a_host_that_cannot_run_it_says_so_before_anything_is_made(up):
 @pytest.mark.parametrize("what", ["disk", "port", "expect-server"])
 def test_what_cannot_be_made_there_is_taken_back(up, what):
     up.trouble("h2", fail={what: "no space left"})
-    with pytest.raises(ResourceFailed, match="no space left.*stays on host h1"):
+    with pytest.raises(ResourceFailed, match=r"no space left.*stays on host h1"):
         live_migrate(up.context, "vm")
     up.trouble("h2")
     up.converge(everything=True).check()
@@ -177,7 +177,7 @@ def test_what_cannot_be_made_there_is_taken_back(up, what):
 
 def test_what_fails_on_the_way_is_taken_back(up):
     up.trouble("h1", fail={"send-server": "operation aborted"})
-    with pytest.raises(ResourceFailed, match="operation aborted.*stays on host h1"):
+    with pytest.raises(ResourceFailed, match=r"operation aborted.*stays on host h1"):
         live_migrate(up.context, "vm")
     assert "operation aborted" in up.value("SELECT reason FROM migrations")
     stays(up)
@@ -238,7 +238,7 @@ def test_one_called_off_before_it_begins_stays(up):
             writer.run("UPDATE migrations SET progress_json = '{\"abort_asked\": true}'")
 
     up.fleet.before_open = ask
-    with pytest.raises(Conflict, match="was called off. It stays on h1"):
+    with pytest.raises(Conflict, match=r"was called off. It stays on h1"):
         live_migrate(up.context, "vm")
     up.fleet.before_open = None
     assert statuses(up) == ["cancelled"]
