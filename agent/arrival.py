@@ -7,6 +7,7 @@ the other host is let in, as long as this exchange lasts.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -66,7 +67,9 @@ def expect(store: Store, args: Args, check: Callable[[], None]) -> Args:
     and its definition here."""
     server_id = layout.checked(args["server_id"])
     spec, server = _expected(store, server_id)
+    atexit.register(_open.close)
     _open.enter_context(whereabouts.alone(store.data, server_id, LOCK_TIMEOUT_S))
+    _open.callback(files.remove_folder, layout.passage(store.data, server_id))
     if libvirt_moves.place(server_id).exists:
         raise StepFailed(f"libvirt has a domain of server {server_id} here already")
     host = _host(store)

@@ -207,7 +207,6 @@ def test_one_that_is_paused_arrives_paused(fleet: Fleet) -> None:
     fleet.run("live-migrate", "vm", "--host", "host2")
     assert (fleet.statuses(), host_of(fleet)) == ({"vm": "PAUSED"}, "host2")
     assert state(fleet, "host2", domain(fleet)) == "paused"
-    fleet.check_at_rest()
     fleet.run("unpause", "vm")
     settled(fleet, "host2")
 
@@ -375,6 +374,7 @@ def test_a_drained_host_is_empty_and_its_servers_are_what_they_were(fleet: Fleet
         assert {name: row["IP Address"] for name, row in servers.items()} == before
         world = fleet.world("host1")
         assert (world["domains"], world["disks"], world["taps"]) == ([], [], [])
+        fleet.run("unpause", "vm-3")
         fleet.check_at_rest()
         again = fleet.run("host-drain", "host1", "-f", "json")
         assert again.json == []
