@@ -47,6 +47,12 @@ def resize(target: ImageFile, size_bytes: int) -> None:
     _run("resize", ["-f", target.format], target, [str(size_bytes)])
 
 
+def rebase(target: ImageFile, base: ImageFile) -> None:
+    """Have a disk name ``base`` as what lies under it; the content there must be the same."""
+    names = ["-u", "-f", target.format, "-b", str(base.path), "-F", base.format]
+    _run("rebase", names, target, [])
+
+
 def _run(
     verb: str,
     formats: Sequence[str],
