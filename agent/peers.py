@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from agent import images, layout, sparse
+from agent import images, layout, sparse, tls
 from agent.faults import StepFailed
 from agent.store import Store
 from agent.system import files, libvirt_conn
@@ -56,11 +56,11 @@ def fetch(peer: Peer, sha256: str) -> Generator[bytes, None, None]:
 @contextmanager
 def opened(peer: Peer, name: str) -> Iterator[http.client.HTTPResponse]:
     """A file as another host gives it; StepFailed when that one does not."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # it is known by this very certificate, not by a name
-    context.load_verify_locations(cadata=peer.certificate)
     connection = http.client.HTTPSConnection(
-        peer.address, peer.port, timeout=CONNECT_TIMEOUT_S, context=context
+        peer.address,
+        peer.port,
+        timeout=CONNECT_TIMEOUT_S,
+        context=tls.client_context(peer.certificate),
     )
     try:
         connection.connect()
@@ -138,7 +138,7 @@ class _Server(http.server.ThreadingHTTPServer):
         """The server of this exchange, started when it is needed first."""
         with cls._starting:
             if cls._started is None:
-                cls._started = cls(address, _server_context(certificate + key))
+                cls._started = cls(address, tls.server_context(certificate + key))
                 serve = threading.Thread(target=cls._started.serve_forever, daemon=True)
                 serve.start()
             return cls._started
@@ -187,15 +187,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Nothing is logged: stderr belongs to the exchange."""
-
-
-def _server_context(pem: str) -> ssl.SSLContext:
-    """The certificate and its key, which never touch a disk."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    descriptor = os.memfd_create("peer")
-    try:
-        os.write(descriptor, pem.encode())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-    return context

@@ -32,15 +32,18 @@ LIST = (
 @changes
 @shows(SHOW)
 @click.option("--host", type=words.HOST, help="This host, instead of the best other one.")
+@click.option("--live-migration", "live", is_flag=True, help="While it runs (live-migrate).")
+@click.option("--block-migration", is_flag=True, expose_value=False, hidden=True)
 @click.argument("server", type=words.SERVER)
-def migrate(context: Context, output: Output, host: str | None, server: str) -> None:
+def migrate(context: Context, output: Output, host: str | None, live: bool, server: str) -> None:
     """Move a server to another host: it is shut down, its disks are copied, it goes on there.
 
     Then it waits (VERIFY_RESIZE) for resize-confirm or resize-revert; its old disks stay till then.
     """
+    from stackctl.compute.live_migration import live_migrate
     from stackctl.compute.migrating import migrate as move
 
-    done = move(context, server, host)
+    done = live_migrate(context, server, host) if live else move(context, server, host)
     output.show(done.value)
     finish(context, done)
 
