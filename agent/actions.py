@@ -136,6 +136,13 @@ def share_image(store: Store, args: Args, check: Callable[[], None]) -> Args:
     return peers.share_image(store, args, check)
 
 
+def inspect_domain(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """See adopting.inspect_domain: few exchanges need it."""
+    from agent import adopting
+
+    return adopting.inspect_domain(store, args, check)
+
+
 def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
     """The XML of a server's domain as it runs: {server_id}."""
     return {"xml": libvirt_conn.live_xml(layout.checked(args["server_id"]))}
@@ -144,6 +151,7 @@ def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
 _ACTIONS: dict[str, Action] = {
     "console-log": console_log,
     "domain-xml": domain_xml,
+    "inspect-domain": inspect_domain,
     "wait-guest": waiting.wait_guest,
     "list-images": prune.list_images,
     "prune-images": prune.prune_images,

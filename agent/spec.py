@@ -295,6 +295,7 @@ class Disk:
     """One incarnation of a disk. Made only while ``build`` is set; its absence later is a fault.
 
     ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile.
+    ``adopts``: it is there already, at this path, and becomes ours with its server.
     """
 
     id: str
@@ -306,6 +307,7 @@ class Disk:
     build: bool
     image_id: Optional[str] = None
     source_id: Optional[str] = None
+    adopts: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -392,6 +394,7 @@ class Server:
     ``held``: building it failed; left as it is until somebody names it again. ``moving``: on two
     hosts for a while; convergence neither creates, starts, stops nor destroys it.
     ``machine_type`` is versioned and fixed when the server is created, like ``cpu_mode``.
+    ``adopts``: libvirt has its domain already, somebody else's, which becomes ours as it runs.
     """
 
     id: str
@@ -410,6 +413,7 @@ class Server:
     held: bool = False
     moving: bool = False
     volumes: tuple[Attachment, ...] = ()
+    adopts: bool = False
 
 
 @dataclass(frozen=True)

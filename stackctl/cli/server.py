@@ -105,6 +105,7 @@ SHOW = (
     Column("Metadata", "metadata"),
     Column("Tags", "tags"),
     Column("Locked", _lock),
+    Column("Adopted", "adopted"),
     Column("Fault", _fault),
     Column("Created", "created_at"),
     Column("Launched", "launched_at"),

@@ -100,7 +100,7 @@ def _attach(context: Context, writer: Writer, operation: Operation, word: str, n
         network = writer.get("networks", given["network_id"])
     else:
         network = visible_network(context, writer, nic.network or "")
-    _refuse_out_of_reach(writer, server, network)
+    refuse_out_of_reach(writer, server, network)
     if given is not None:
         port = _join(writer, server, given)
     else:
@@ -110,7 +110,7 @@ def _attach(context: Context, writer: Writer, operation: Operation, word: str, n
     return port
 
 
-def _refuse_out_of_reach(reader: Reader, server: Row, network: Row) -> None:
+def refuse_out_of_reach(reader: Reader, server: Row, network: Row) -> None:
     """A server has its host already: a network that this one cannot carry is refused."""
     host = reader.get("hosts", server["host_id"])
     mapped = {item["physical_network"] for item in json.loads(host["bridge_mappings_json"])}

@@ -18,7 +18,7 @@ DEFAULT_COMMAND_LINE = "console=ttyS0 root=/dev/vda"
 
 def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec:
     """What this host must have, as of the transaction (serial, nonce)."""
-    host = snapshot.host
+    host, adopting = snapshot.host, snapshot.adopting
     return spec.HostSpec(
         format=spec.SPEC_FORMAT,
         cloud_id=snapshot.cloud["id"],
@@ -29,7 +29,7 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         networks=tuple(_network(snapshot, row) for row in snapshot.networks),
         ports=_ports(snapshot),
         images=tuple(image_spec(row) for row in _by_id(snapshot.images.values())),
-        disks=tuple(_disk(row) for row in _by_id(snapshot.disks)),
+        disks=tuple(_disk(row, adopting) for row in _by_id(snapshot.disks)),
         servers=tuple(_server(snapshot, row) for row in snapshot.servers),
         tombstones=tuple(
             spec.Tombstone(kind=row["kind"], id=row["id"], version=0) for row in snapshot.tombstones
@@ -265,7 +265,7 @@ def image_spec(row: Row) -> spec.Image:
     )
 
 
-def _disk(row: Row) -> spec.Disk:
+def _disk(row: Row, adopting: set[str]) -> spec.Disk:
     return spec.Disk(
         id=row["id"],
         version=row["version"],
@@ -276,6 +276,7 @@ def _disk(row: Row) -> spec.Disk:
         build=row["state"] == "build",
         image_id=row["image_id"],
         source_id=row["source_id"] if row["state"] == "build" else None,
+        adopts=row["path"] if row["path"] and row["server_id"] in adopting else None,
     )
 
 
@@ -314,6 +315,7 @@ def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
         held=bool(row["held"]),
         moving=bool(row["moving"]),
         volumes=tuple(_attachments(snapshot, row)),
+        adopts=bool(row["adopting"]),
     )
 
 
