@@ -70,7 +70,8 @@ print(json.dumps({
     "taps": sorted(devices),
     "ports": sorted(words("ovs-vsctl", "--timeout=10", "list-ports", "br-int"))
         if "br-int" in words("ovs-vsctl", "--timeout=10", "list-br") else [],
-    "domains": sorted(words("virsh", "-q", "list", "--all", "--name")),
+    # An adopted domain keeps its name: its id tells whose it is.
+    "domains": sorted("sc-" + id for id in words("virsh", "-q", "list", "--all", "--uuid")),
     "guests": guests,
     "disks": files("disks"),
     "volumes": files("volumes"),

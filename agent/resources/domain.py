@@ -293,8 +293,7 @@ class _Work:
             return _facts(self._existing)
         now = _facts(None if view is None else Existing(view, describe(view.xml)))
         still = self._existing is not None and self._existing.runs and not self._change.power.stops
-        if still:
-            now |= self._as_adopted
+        now |= {key: still for key in self._as_adopted}
         return {**now, "restart_pending": True} if still and self._change.waits else now
 
 

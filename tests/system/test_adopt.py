@@ -1,0 +1,169 @@
+"""Domains made by hand with virsh become servers: same process, same disk, and then a life of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.fleet import Fleet
+from tests.system.test_interfaces import RELEASING_GUEST
+
+IMAGES = "/var/lib/libvirt/images"
+BRIDGE = "virbr9"
+KILLED = -9
+MAX_POINTS = 80
+
+XML = """
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>64</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{format}'/><source file='{path}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <interface type='bridge'>
+      <mac address='{mac}'/><source bridge='{bridge}'/>{port}<model type='virtio'/>
+    </interface>
+    <video><model type='vga'/></video>
+    {more}
+  </devices>
+</domain>
+"""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A domain that somebody made on host1."""
+
+    fleet: Fleet
+    name: str
+    path: str
+
+    def virsh(self, *argv: str, check: bool = True) -> str:
+        """What virsh says of it."""
+        return self.fleet.inside("host1", "virsh", "-q", argv[0], self.name, *argv[1:], check=check)
+
+    def process(self) -> str:
+        """The process of its guest, and when that was started."""
+        pid = self.fleet.inside("host1", "cat", f"/run/libvirt/qemu/{self.name}.pid")
+        born = self.fleet.inside("host1", "cat", f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
+        return f"{pid} {born}"
+
+    def has_open(self, inode: str) -> bool:
+        """Whether its process has a file open, by its inode."""
+        script = f"stat -L -c %i /proc/{self.process().split()[0]}/fd/*"
+        return inode in self.fleet.inside("host1", "sh", "-c", script, check=False).split()
+
+    def inode(self) -> str:
+        """The inode of its disk."""
+        return self.fleet.inside("host1", "stat", "-c", "%i", self.path).strip()
+
+    def tap(self) -> str:
+        """The tap that libvirt made for it."""
+        return self.virsh("domiflist").split()[0]
+
+
+@pytest.fixture(scope="module")
+def world(fleet: Fleet) -> Iterator[Fleet]:
+    """The fleet, with a bridge on host1 that is none of ours."""
+    fleet.inside("host1", "ip", "link", "add", BRIDGE, "type", "bridge")
+    fleet.inside("host1", "ip", "link", "set", BRIDGE, "up")
+    fleet.inside("host1", "mkdir", "-p", IMAGES)
+    yield fleet
+    fleet.delete_all()
+    fleet.inside("host1", "ip", "link", "del", BRIDGE)
+    fleet.check_at_rest()
+
+
+def define(
+    fleet: Fleet, name: str, mac: str, *, disk: bytes = RELEASING_GUEST, more: str = ""
+) -> Foreign:
+    """Make a domain with virsh, as people do, and start it."""
+    path = f"{IMAGES}/{name}.qcow2"
+    script = "import sys; open(sys.argv[1], 'wb').write(bytes.fromhex(sys.stdin.read()))"
+    python = ("/usr/bin/python3", "-c", script)
+    fleet.inside("host1", *python, f"{path}.raw", text=disk.ljust(1024 * 1024, b"\0").hex())
+    fleet.inside("host1", "qemu-img", "convert", "-f", "raw", "-O", "qcow2", f"{path}.raw", path)
+    fleet.inside("host1", "rm", f"{path}.raw")
+    xml = XML.format(
+        name=name, mac=mac, path=path, format="qcow2", bridge=BRIDGE, port="", more=more
+    )
+    fleet.inside("host1", "virsh", "-q", "define", "/dev/stdin", text=xml)
+    fleet.inside("host1", "virsh", "-q", "start", name)
+    return Foreign(fleet, name, path)
+
+
+def undefine(foreign: Foreign) -> None:
+    """The end of a domain that nobody adopted."""
+    foreign.virsh("destroy", check=False)
+    foreign.virsh("undefine")
+    foreign.fleet.inside("host1", "rm", foreign.path)
+
+
+def members(fleet: Fleet) -> list[str]:
+    """The devices in the bridge that is none of ours."""
+    return fleet.inside("host1", "ls", f"/sys/class/net/{BRIDGE}/brif").split()
+
+
+def adopt(foreign: Foreign, *argv: str, **more: str | int | None) -> str:
+    """Adopt a domain of host1 in the network that all tests share."""
+    words = ("adopt", "host1", foreign.name, "--network", "faults", *argv)
+    return foreign.fleet.run(*words, **more).out  # type: ignore[arg-type]
+
+
+def test_a_domain_is_adopted_while_it_runs_and_then_lives_as_a_server(world: Fleet) -> None:
+    wiki = define(world, "wiki", "52:54:00:00:00:01")
+    other = define(world, "stays", "52:54:00:00:00:02")
+    wiki.virsh("autostart")
+    before = wiki.virsh("dumpxml"), wiki.process(), wiki.inode(), members(world)
+    untouched = other.virsh("dumpxml"), other.process(), other.tap()
+    pools = world.inside("host1", "virsh", "-q", "pool-list", "--all")
+
+    refused = world.run("adopt", "host1", "wiki", exit=4).err
+    assert f"on bridge {BRIDGE}, which says nothing of a network" in refused
+    said = adopt(wiki, "--fixed-ip", "10.77.0.50", "--dry-run")
+    assert f"vda {wiki.path} (qcow2" in said
+    assert "Dry run" in said
+    assert before == (wiki.virsh("dumpxml"), wiki.process(), wiki.inode(), members(world))
+
+    made = json.loads(adopt(wiki, "--fixed-ip", "10.77.0.50", "-f", "json"))
+    assert made["ID"] == wiki.virsh("domuuid").strip()
+    assert (wiki.process(), wiki.inode()) == before[1:3]
+    assert wiki.has_open(before[2])
+    assert members(world) == [other.tap()]
+    assert "Autostart:      disable" in wiki.virsh("dominfo")
+    assert world.servers()["wiki"]["IP Address"] == {"faults": ["10.77.0.50"]}
+    assert world.statuses() == {"wiki": "ACTIVE"}
+    assert "video vga" in world.run("show", "wiki", "-c", "Adopted").out
+    world.run("converge", "--all")
+    assert wiki.process() == before[1]
+
+    world.run("interface-attach", "wiki", "--net", "faults")
+    assert len(wiki.virsh("domiflist").splitlines()) == 2
+    world.run("image-snapshot", "wiki", "wiki-as-it-was")
+    world.run("suspend", "wiki", exit=4)
+    assert wiki.process() == before[1]
+
+    world.run("reboot", "wiki")
+    assert wiki.process() != before[1]
+    assert wiki.inode() == before[2]
+    assert "wiki" not in world.run("show", "wiki", "-c", "Adopted").out
+    world.run("stop", "wiki")
+    world.run("start", "wiki")
+    assert world.statuses() == {"wiki": "ACTIVE"}
+
+    assert untouched == (other.virsh("dumpxml"), other.process(), other.tap())
+    undefine(other)
+    world.check_at_rest()
+    world.run("delete", "--yes", "wiki")
+    world.run("image-delete", "wiki-as-it-was")
+    assert "wiki" not in world.inside("host1", "virsh", "-q", "list", "--all", "--name")
+    assert world.inside("host1", "ls", IMAGES) == ""
+    assert pools == world.inside("host1", "virsh", "-q", "pool-list", "--all")
+    world.check_at_rest()
