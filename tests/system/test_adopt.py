@@ -1,13 +1,15 @@
-"""Domains made by hand with virsh become servers: same process, same disk, and then a life of ours."""
+"""Domains made by hand with virsh become servers: same process, same disk, then a life of ours."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.engines import eventually
 from tests.fleet import Fleet
 from tests.system.test_interfaces import RELEASING_GUEST
 
@@ -166,4 +168,103 @@ def test_a_domain_is_adopted_while_it_runs_and_then_lives_as_a_server(world: Fle
     assert "wiki" not in world.inside("host1", "virsh", "-q", "list", "--all", "--name")
     assert world.inside("host1", "ls", IMAGES) == ""
     assert pools == world.inside("host1", "virsh", "-q", "pool-list", "--all")
+    world.check_at_rest()
+
+
+def test_what_cannot_be_adopted_is_refused_with_every_reason(world: Fleet) -> None:
+    bad = define(world, "bad", "52:54:00:00:00:03")
+    bad.virsh("snapshot-create-as", "--name", "before")
+    before = bad.virsh("dumpxml"), bad.process(), members(world)
+    said = world.run("adopt", "host1", "bad", "--dry-run", exit=4).err
+    assert "it has 1 snapshots" in said
+    assert "it holds internal snapshots" in said
+    bad.virsh("snapshot-delete", "--snapshotname", "before")
+    refused = world.run("adopt", "host1", "bad", "--network", "faults", exit=4).err
+    assert "Which address of network faults the guest has" in refused
+    world.run("adopt", "host1", "nosuch", exit=30)
+    assert before == (bad.virsh("dumpxml"), bad.process(), members(world))
+    undefine(bad)
+    world.check_at_rest()
+
+
+def test_a_domain_that_is_off_is_adopted_and_stays_off(world: Fleet) -> None:
+    off = define(world, "off", "52:54:00:00:00:04")
+    off.virsh("destroy")
+    world.run("adopt", "host1", "off", "--network", "faults", "--fixed-ip", "10.77.0.51")
+    assert world.statuses() == {"off": "SHUTOFF"}
+    assert off.virsh("domstate").strip() == "shut off"
+    world.check_at_rest()
+    world.run("start", "off")
+    assert world.statuses() == {"off": "ACTIVE"}
+    world.run("delete", "--yes", "off")
+    world.check_at_rest()
+
+
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_domain_is_adopted_or_untouched_though_the_controller_dies(
+    world: Fleet, stride: int
+) -> None:
+    kept = define(world, "kept", "52:54:00:00:00:05")
+    process, tap = kept.process(), kept.tap()
+    for at in range(1, MAX_POINTS, stride):
+        done = world.run(
+            *("adopt", "host1", "kept", "--network", "faults", "--fixed-ip", "10.77.0.52"),
+            exit=None,
+            STACKCTL_KILL_AT=str(at),
+        )
+        assert done.exit in (KILLED, 0), str(done)
+        world.run("recover")
+        assert kept.process() == process
+        if world.statuses():
+            assert world.statuses() == {"kept": "ACTIVE"}
+            assert members(world) == []
+            world.run("delete", "--yes", "kept")
+            world.check_at_rest()
+            if done.exit == 0:
+                assert at > 3
+                return
+            kept = define(world, "kept", "52:54:00:00:00:05")
+            process, tap = kept.process(), kept.tap()
+        else:
+            assert members(world) == [tap]
+    raise AssertionError("the points never end")
+
+
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_domain_is_adopted_though_agents_die_at_any_point(world: Fleet, stride: int) -> None:
+    for at in range(1, MAX_POINTS, stride):
+        kept = define(world, "kept", "52:54:00:00:00:06")
+        process = kept.process()
+        logins = world.logins("host1")
+        adopt(kept, "--fixed-ip", "10.77.0.53", STACKCTL_AGENT_KILL_AT=str(at))
+        dead = world.logins("host1") - logins
+        assert kept.process() == process
+        assert world.statuses() == {"kept": "ACTIVE"}
+        assert members(world) == []
+        world.check_at_rest()
+        world.run("delete", "--yes", "kept")
+        if dead == 2:
+            assert at > 8
+            return
+    raise AssertionError("the points never end")
+
+
+@pytest.mark.slow
+def test_an_adopted_guest_answers_at_its_address(world: Fleet, guest_image: Path) -> None:
+    path = f"{IMAGES}/real.qcow2"
+    world.inside("host1", "cp", str(guest_image), path)
+    mac = "52:54:00:00:00:07"
+    xml = XML.format(
+        name="real", mac=mac, path=path, format="qcow2", bridge=BRIDGE, port="", more=""
+    ).replace(">64<", ">128<")
+    world.inside("host1", "virsh", "-q", "define", "/dev/stdin", text=xml)
+    world.inside("host1", "virsh", "-q", "start", "real")
+    real = Foreign(world, "real", path)
+    process = real.process()
+    adopt(real, "--fixed-ip", "10.77.0.54")
+    eventually(lambda: world.answers("host1", "10.77.0.54"), "an answer", seconds=120)
+    assert real.process() == process
+    world.run("reboot", "real")
+    eventually(lambda: world.answers("host1", "10.77.0.54"), "an answer again", seconds=120)
+    world.run("delete", "--yes", "real")
     world.check_at_rest()
