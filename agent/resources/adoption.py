@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Optional
 
-from agent import adopting, killpoint, layout
+from agent import adopting, killpoint, layout, store
 from agent.adopting import Candidate
 from agent.faults import StepFailed, fault_of
 from agent.resources import nic
@@ -84,7 +84,7 @@ class Adoptions:
         marked = running is None or describe(running.xml).mark is not None
         if mark is None or (marked and not libvirt_foreign.autostarts(view.id)):
             return None
-        finish = partial(_finish, host, spec, mark)
+        finish = partial(_finish, host, spec, mark, view.state)
         return replace(step, why=f"domain {view.name} is not wholly taken over", apply=finish)
 
 
@@ -119,10 +119,10 @@ def _take(
             _let_go(host, disk)
         raise
     killpoint.reached(f"domain {server.id} taken over")
-    return _finish(host, spec, mark)
+    return _finish(host, spec, mark, candidate.state)
 
 
-def _finish(host: Host, spec: HostSpec, mark: Mark) -> Facts:
+def _finish(host: Host, spec: HostSpec, mark: Mark, state: str) -> Facts:
     """The guest that runs is marked as one that was not started by our definition."""
     host.seen.pop(nic.RUNNING, None)
     element = mark_xml(replace(mark, digest=""))
@@ -130,8 +130,10 @@ def _finish(host: Host, spec: HostSpec, mark: Mark) -> Facts:
     killpoint.reached(f"domain {mark.server_id} marked")
     libvirt_foreign.no_autostart(mark.server_id)
     killpoint.reached(f"domain {mark.server_id} has no autostart")
-    running = nic.running(host, spec)
-    return {"as_adopted": mark.server_id in running}
+    # The kinds that follow look at what runs.
+    runs = mark.server_id in nic.running(host, spec)
+    known = {"exists": True, "power_state": state, "observed": store.now()}
+    return {**known, "as_adopted": runs}
 
 
 def _claim(host: Host, disk: Disk) -> None:

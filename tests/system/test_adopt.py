@@ -270,3 +270,25 @@ def test_an_adopted_guest_answers_at_its_address(
     eventually(lambda: world.answers("host1", "10.77.0.54"), "an answer again", seconds=120)
     world.run("delete", "--yes", "real")
     world.check_at_rest()
+
+
+@pytest.mark.slow
+def test_an_adopted_server_gets_other_disks_like_any_other(world: Fleet) -> None:
+    world.run("flavor-create", "larger", "--ram", "128", "--disk", "2", "--vcpus", "1")
+    size = define(world, "size", "52:54:00:00:00:08")
+    adopt(size, "--fixed-ip", "10.77.0.55")
+    world.run("resize", "size", "larger")
+    assert world.statuses() == {"size": "VERIFY_RESIZE"}
+    world.run("resize-revert", "size")
+    assert size.has_open(size.inode())
+    world.run("resize", "size", "larger")
+    world.run("resize-confirm", "size")
+    assert world.inside("host1", "ls", IMAGES) == ""
+    world.check_at_rest()
+    world.run("rebuild", "size", exit=4)
+    world.run("rebuild", "size", "tiny", "--yes")
+    assert world.statuses() == {"size": "ACTIVE"}
+    world.check_at_rest()
+    world.run("delete", "--yes", "size")
+    world.run("flavor-delete", "larger")
+    world.check_at_rest()

@@ -232,7 +232,8 @@ def test_a_domain_becomes_ours_by_its_definition_alone(libvirt, host, image):
     spec = spec_of(image)
     (step,) = steps(host, spec)
     assert (step.kind, step.id, step.result) == ("domain", SERVER.id, "changed")
-    assert step.apply() == {"as_adopted": True}
+    facts = step.apply()
+    assert (facts["as_adopted"], facts["power_state"]) == (True, "RUNNING")
     described = describe(libvirt.config)
     assert described.mark.server_id == SERVER.id
     assert str(image) in described.essentials

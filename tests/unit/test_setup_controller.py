@@ -100,7 +100,7 @@ def test_each_file_of_requirements_is_installed_once(tmp_path):
 def test_only_tests_install_what_tests_need():
     texts = {name: (ROOT / name).read_text() for name in ("bin/quickstart", "bin/test")}
     assert "requirements-test" not in texts["bin/quickstart"]
-    assert "set_up requirements-test.txt" in texts["bin/test"]
+    assert "needs=(requirements-test.txt)" in texts["bin/test"]
     assert "\nswift" not in (ROOT / "requirements.txt").read_text()
     assert "\nswift" in (ROOT / "requirements-test.txt").read_text()
 
