@@ -259,6 +259,8 @@ def _make_taps(
 
 def _take_over(device: str, their: Stray) -> None:
     """Have the tap that a guest runs on be ours: it outlives the guest, and has our name."""
+    if not links.exists(their.device):
+        return  # it has, by a try of several ports that failed for another one
     taps.keep(their.pid, their.descriptor)
     links.delete(device)
     links.take_over(their.device, device, stray.tap_mac(their.mac))

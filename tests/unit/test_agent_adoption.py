@@ -11,7 +11,7 @@ import pytest
 
 from agent import adopting, layout
 from agent.faults import StepFailed
-from agent.resources import adoption, disk, domain, nic, stray, switch
+from agent.resources import adoption, disk, domain, nic, port, stray, switch
 from agent.resources.base import Host
 from agent.resources.domain_inputs import Platform
 from agent.resources.domain_xml import NicInput, describe
@@ -348,6 +348,19 @@ def test_a_guest_on_another_tap_is_told_from_one_on_ours(libvirt, host, image, m
     assert guest.found == (NicInput(MAC, OURS, 0),)
     assert [step.result for step in nic.KIND.changes(host, spec)] == ["unchanged"]
     assert list(nic.KIND.removals(host, spec)) == []
+
+
+def test_a_tap_that_was_taken_over_is_not_made_anew_by_the_next_try(monkeypatch):
+    done, there = [], {"vnet3"}
+    monkeypatch.setattr(taps, "keep", lambda pid, descriptor: done.append("keep"))
+    monkeypatch.setattr(links, "exists", there.__contains__)
+    monkeypatch.setattr(links, "delete", lambda name: done.append(f"delete {name}"))
+    monkeypatch.setattr(links, "take_over", lambda *words: done.append(" ".join(words)))
+    port._take_over(OURS, stray.Stray("vnet3", MAC, 4711, 9))
+    assert done == ["keep", f"delete {OURS}", f"vnet3 {OURS} fe{MAC[2:]}"]
+    there.clear()
+    port._take_over(OURS, stray.Stray("vnet3", MAC, 4711, 9))
+    assert len(done) == 3
 
 
 def test_a_process_says_which_taps_it_holds(tmp_path):
