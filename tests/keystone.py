@@ -63,8 +63,6 @@ class Keystone:
     def has_swift(self, endpoint: str) -> None:
         """Say where Swift is, and who may use it: one user in one project."""
         service = self.make("service", name="swift", type="object-store")
-        with suppress(AssertionError):
-            self.make("region", id=REGION)
         self.make(
             "endpoint",
             service_id=service,
@@ -113,8 +111,10 @@ def keystone(folder: Path, port: int) -> Iterator[Keystone]:
     _manage(conf, "db_sync")
     for what in ("fernet_setup", "credential_setup"):
         _manage(conf, what, "--keystone-user", "root", "--keystone-group", "root")
-    words = ("--bootstrap-password", ADMIN_PASSWORD, "--bootstrap-public-url", url)
-    _manage(conf, "bootstrap", *words, "--bootstrap-region-id", REGION)
+    words = ("--bootstrap-password", ADMIN_PASSWORD, "--bootstrap-region-id", REGION)
+    # Swift asks at the internal address.
+    urls = ("--bootstrap-public-url", url, "--bootstrap-internal-url", url)
+    _manage(conf, "bootstrap", *words, *urls)
     with (folder / "log").open("wb") as log:
         argv = [sys.executable, "-c", SERVE, str(port)]
         where = {**os.environ, "OS_KEYSTONE_CONFIG_DIR": str(folder)}

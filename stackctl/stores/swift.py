@@ -35,8 +35,7 @@ class SwiftStore:
         self._name = settings.name
         self._container = settings.options["container"]
         self._segments = f"{self._container}_segments"
-        auth = _auth(settings)
-        self._client, self._failures = _client(settings, auth), _failures(auth)
+        self._client, self._failures = _client(settings, _auth(settings))
 
     def put(self, sha256: str, content: BinaryIO, size_bytes: int) -> None:
         """Upload, whole or in segments."""
@@ -135,32 +134,42 @@ class SwiftStore:
         )
 
 
-def _client(settings: StoreSettings, auth: str) -> Any:
+def _client(settings: StoreSettings, auth: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """What speaks to Swift, and what it may raise beside its own errors."""
     try:
         from swiftclient.client import Connection
 
-        session = None if auth == V1 else _session(settings, auth)
+        if auth != V1:
+            return _keystone_client(settings, auth)
     except ImportError:
         raise ResourceFailed(
             f"The store {settings.name} needs the packages python-swiftclient and, for a Keystone, "
             "keystoneauth1, which are not installed.",
             hint="pip install 'stackctl[swift]'",
         ) from None
-    common = {"cacert": settings.options.get("ca_file"), "retries": 2, "timeout": TIMEOUT_S}
-    if session is None:
-        who = {"user": settings.secrets["user"], "key": settings.secrets["key"]}
-        return Connection(authurl=settings.options["auth_url"], auth_version="1", **who, **common)
-    region = {"region_name": settings.options.get("region")}
-    return Connection(session=session, os_options=region, **common)
+    who = {"user": settings.secrets["user"], "key": settings.secrets["key"]}
+    address = settings.options["auth_url"]
+    return Connection(authurl=address, auth_version="1", **who, **_common(settings)), ()
 
 
-def _failures(auth: str) -> tuple[type[Exception], ...]:
-    """What asking a Keystone may raise."""
-    if auth == V1:
-        return ()
+def _keystone_client(settings: StoreSettings, auth: str) -> tuple[Any, tuple[type[Exception], ...]]:
     from keystoneauth1.exceptions import ClientException
+    from swiftclient.client import Connection
 
-    return (ClientException,)
+    class Client(Connection):  # type: ignore[misc]
+        """Lets go of the way to the Keystone with that to Swift."""
+
+        def close(self) -> None:
+            super().close()
+            self.session.session.close()
+
+    region = {"region_name": settings.options.get("region")}
+    session = _session(settings, auth)
+    return Client(session=session, os_options=region, **_common(settings)), (ClientException,)
+
+
+def _common(settings: StoreSettings) -> dict[str, Any]:
+    return {"cacert": settings.options.get("ca_file"), "retries": 2, "timeout": TIMEOUT_S}
 
 
 def _auth(settings: StoreSettings) -> str:
