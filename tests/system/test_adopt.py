@@ -200,7 +200,7 @@ def test_a_domain_that_is_off_is_adopted_and_stays_off(world: Fleet) -> None:
     world.check_at_rest()
 
 
-@pytest.mark.parametrize("stride", [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_domain_is_adopted_or_untouched_though_the_controller_dies(
     world: Fleet, stride: int
 ) -> None:
@@ -230,7 +230,7 @@ def test_a_domain_is_adopted_or_untouched_though_the_controller_dies(
     raise AssertionError("the points never end")
 
 
-@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_domain_is_adopted_though_agents_die_at_any_point(world: Fleet, stride: int) -> None:
     for at in range(1, MAX_POINTS, stride):
         kept = define(world, "kept", "52:54:00:00:00:06")
