@@ -31,7 +31,7 @@ setup(
     extras_require={
         "libvirt": ["libvirt-python>=9,<13"],
         "s3": ["boto3>=1.36,<2"],
-        "swift": ["python-swiftclient>=4.4,<5"],
+        "swift": ["python-swiftclient>=4.4,<5", "keystoneauth1>=5.1,<6"],
     },
     entry_points={"console_scripts": ["stackctl=stackctl.cli.main:main"]},
 )

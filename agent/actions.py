@@ -157,6 +157,7 @@ _ACTIONS: dict[str, Action] = {
     "expect-server": lazily("agent.arrival", "expect"),
     "look-server": whereabouts.look,
     "resume-server": whereabouts.resume,
+    "inspect-domain": lazily("agent.adopting", "inspect_domain"),
     "wait-guest": waiting.wait_guest,
     "list-images": prune.list_images,
     "prune-images": prune.prune_images,

@@ -96,7 +96,8 @@ def _journey(data: Path, server_id: str, defined: str) -> Journey:
     running = libvirt_moves.migratable_xml(server_id)
     mine = describe(libvirt_conn.inactive_xml(server_id)).mark
     definition = move_xml.with_served(defined, mine.power_serial if mine is not None else 0)
-    disks = {path for path in disk_files(running) if Path(path).parent == layout.disks(data)}
+    ours = {str(layout.lies_at(path)) for path in layout.disks(data).iterdir()}
+    disks = ours & set(disk_files(running))
     folder = layout.passage(data, server_id)
     return Journey(
         destination=f"qemu+unix:///system?socket={folder}/libvirt",

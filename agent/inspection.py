@@ -136,6 +136,23 @@ def inspect_overlay(
         return _inspect_qcow2(stream, actual, overlay=base is not None)
 
 
+def inspect_in_use(source: Union[str, os.PathLike[str]], declared_format: str) -> Inspection:
+    """The same of a disk that a guest may be writing to: its header only, since tables grow.
+
+    UnsafeImage when it is not plainly what was declared, or refers to anything outside itself.
+    """
+    with _opened(source) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        if declared_format == "raw":
+            return _inspect_raw(stream, size)
+        if declared_format not in FORMATS or _read(stream, 0, 4) != _QCOW2_MAGIC:
+            raise UnsafeImage(f"it is not {declared_format[:20]}, as its domain says")
+        header = _parse_header(stream)
+        _check_header(header, overlay=False)
+        _check_extensions(stream, header, overlay=False)
+        return Inspection("qcow2", header.size)
+
+
 def backing_file(source: Union[str, os.PathLike[str], BinaryIO]) -> Optional[str]:
     """The backing file that a disk's own header names; None for none, or for a raw disk."""
     with _opened(source) as stream:

@@ -51,6 +51,11 @@ def disk(data: Path, disk_id: str, disk_format: str) -> Path:
     return disks(data) / f"{checked(disk_id)}.{checked(disk_format)}"
 
 
+def lies_at(path: Path) -> Path:
+    """Where the file of a disk is: an adopted one stays where it was, under a link of our name."""
+    return path.readlink() if path.is_symlink() else path
+
+
 def volumes(data: Path) -> Path:
     """The folder of all volumes."""
     return data / "volumes"

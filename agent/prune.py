@@ -96,7 +96,7 @@ def _in_disks(data: Path) -> Iterator[str]:
         if not path.name.endswith(".qcow2"):
             continue
         try:
-            backing = inspection.backing_file(path)
+            backing = inspection.backing_file(layout.lies_at(path))
         except (inspection.UnsafeImage, OSError) as error:
             raise StepFailed(f"nothing is pruned: cannot read {path.name}: {error}") from None
         if backing is not None:

@@ -90,7 +90,7 @@ def _disk(store: Store, args: Args) -> Disk:
 
 def _copy(data: Path, disk: Disk, copy: Path, check: Check) -> bool:
     """Make the copy; whether the guest's file systems were quiet meanwhile."""
-    source = ImageFile(layout.disk(data, disk.id, disk.format), disk.format)
+    source = ImageFile(layout.lies_at(layout.disk(data, disk.id, disk.format)), disk.format)
     _check_space(source.path, copy.parent, disk)
     runs = libvirt_conn.state(disk.server_id) in ("RUNNING", "PAUSED")
     if not runs:

@@ -296,7 +296,8 @@ class Disk:
 
     ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile;
     ``source_host_id``: the other host that has it, if it is not this one. ``serial``: what the
-    guest sees, when it is that of an incarnation before this one.
+    guest sees, when it is that of an incarnation before this one. ``adopts``: it is there already,
+    at this path, and becomes ours with its server.
     """
 
     id: str
@@ -310,6 +311,7 @@ class Disk:
     source_id: Optional[str] = None
     source_host_id: Optional[str] = None
     serial: Optional[str] = None
+    adopts: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -396,6 +398,7 @@ class Server:
     ``held``: building it failed; left as it is until somebody names it again. ``moving``: on two
     hosts for a while; convergence neither creates, starts, stops nor destroys it.
     ``machine_type`` is versioned and fixed when the server is created, like ``cpu_mode``.
+    ``adopts``: libvirt has its domain already, somebody else's, which becomes ours as it runs.
     """
 
     id: str
@@ -414,6 +417,7 @@ class Server:
     held: bool = False
     moving: bool = False
     volumes: tuple[Attachment, ...] = ()
+    adopts: bool = False
 
 
 @dataclass(frozen=True)

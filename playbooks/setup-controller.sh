@@ -1,9 +1,10 @@
 # What bin/test and bin/quickstart do first, on a fresh Debian or Ubuntu: install the packages of
 # playbooks/hosts/DISTRIBUTION.yaml that are missing, make .venv, install requirements.txt.
-# Sourced, from the top of the clone: `set_up` does all of it and nothing that is done already.
+# Sourced, from the top of the clone: `set_up` does all of it and nothing that is done already;
+# `set_up requirements-test.txt` installs that, too.
 
 set_up() {
-    install_packages && make_environment
+    install_packages && make_environment requirements.txt "$@"
 }
 
 # The names under `packages:` in the list of this distribution, one a line.
@@ -64,16 +65,19 @@ keep_services_down() {
     trap 'exit 143' TERM
 }
 
-# .venv with the packages of requirements.txt, by the distribution's own Python: another one that
-# is first on PATH (pyenv, conda) lacks what apt installed for it.
+# .venv with the packages of these files, by the distribution's own Python: another one that is
+# first on PATH (pyenv, conda) lacks what apt installed for it.
 make_environment() {
-    local stamp=.venv/requirements.sha256 wanted
-    wanted=$({ /usr/bin/python3 --version && cat requirements.txt; } | sha256sum)
-    [ -x .venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && return
-    echo "== making .venv (once; about a minute)"
-    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
-        /usr/bin/python3 -m venv --clear .venv || return
-    fi
-    .venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.txt || return
-    echo "$wanted" >$stamp
+    local file stamp wanted
+    for file in "$@"; do
+        stamp=.venv/$(basename "$file" .txt).sha256
+        wanted=$({ /usr/bin/python3 --version && cat "$file"; } | sha256sum)
+        [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
+        echo "== installing $file into .venv (once; about a minute)"
+        if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+            /usr/bin/python3 -m venv --clear .venv || return
+        fi
+        .venv/bin/python -m pip install -qq --disable-pip-version-check -r "$file" || return
+        echo "$wanted" >"$stamp"
+    done
 }

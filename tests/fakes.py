@@ -24,7 +24,7 @@ from stackctl.fleet.types import Accepted, Hello
 
 FACTS = {"machine_types": {"pc": "pc-i440fx-9.0"}, "virt_type": "qemu"}
 NEW_HOST = {"claim": None, "accepted": None, "disks": {}, "domains": {}, "ports": [], "routers": {}}
-NEW_HOST |= {"volumes": {}, "plugged": {}}
+NEW_HOST |= {"volumes": {}, "plugged": {}, "foreign": {}}
 
 
 @dataclass
@@ -212,6 +212,15 @@ class FakeSession:
             raise ChannelLost(f"The exchange with host {self._name} broke off.")
         return value
 
+    def _act_inspect_domain(self, arguments):
+        """A domain to look at is one of those that others made."""
+        for domain in self._fleet.state(self._name)["foreign"].values():
+            if arguments["domain"] in (domain["id"], domain["name"]):
+                return domain
+        raise ResourceFailed(
+            f"inspect-domain on host {self._name} failed: there is no such domain."
+        )
+
     def _act_describe_server(self, _):
         guest = {"state": "RUNNING", "virt_type": "qemu", "machine_type": "pc-i440fx-9.0"}
         return {**guest, "cpu": None, "offload": False}
@@ -295,6 +304,9 @@ class _Work:
     def run(self):
         """Yield a report of everything that is done, and of domains, disks and images always."""
         yield from self._removals()
+        for server in self._spec.servers:
+            if server.adopts and server.id not in self._state["domains"]:
+                yield self._adoption(server)
         yield from self._ports()
         yield from self._routers()
         for image in self._spec.images:
@@ -304,7 +316,8 @@ class _Work:
         for volume in self._spec.volumes:
             yield self._volume(volume)
         for server in self._spec.servers:
-            yield self._domain(server)
+            if not server.adopts or server.id in self._state["domains"]:
+                yield self._domain(server)
         for server in self._spec.servers:
             yield from self._attachments(server)
 
@@ -356,7 +369,8 @@ class _Work:
             return self._report("disk", disk.id, "unchanged", disk.version)
         if server is not None and server.held:
             return self._report("disk", disk.id, "held", disk.version)
-        if server is not None and server.moving and not disk.build:
+        moving = server is not None and server.moving and not disk.build
+        if moving or disk.adopts is not None:
             return self._report("disk", disk.id, "busy", disk.version)
         if not disk.build:
             return self._fault("disk", disk.id, disk.version, f"disk {disk.id} is missing")
@@ -435,9 +449,25 @@ class _Work:
                 self._state["plugged"][each.volume_id] = server.id
             yield report
 
+    def _adoption(self, server):
+        domain = self._state["foreign"].get(server.id)
+        words = self._trouble.fail.get("adoption") or (None if domain else "it is not there")
+        if words:
+            return self._fault("domain", server.id, server.version, words)
+        del self._state["foreign"][server.id]
+        for disk in self._spec.disks:
+            if disk.server_id == server.id:
+                self._state["disks"][disk.id] = {"server": server.id, "path": disk.adopts}
+        runs = domain["state"] == "RUNNING"
+        mark = {"power": domain["state"], "served": 1, "as_adopted": runs}
+        self._state["domains"][server.id] = mark
+        facts = {"power_state": domain["state"], "as_adopted": runs}
+        return self._report("domain", server.id, "changed", server.version, facts)
+
     def _domain(self, server):
         there = self._state["domains"].get(server.id)
         facts = {"power_state": there["power"] if there else "NOSTATE"}
+        facts["as_adopted"] = bool(there and there.get("as_adopted"))
         if server.held or server.moving:
             result = "held" if server.held else "busy"
             return self._report("domain", server.id, result, server.version, facts)

@@ -70,7 +70,8 @@ print(json.dumps({
     "taps": sorted(devices),
     "ports": sorted(words("ovs-vsctl", "--timeout=10", "list-ports", "br-int"))
         if "br-int" in words("ovs-vsctl", "--timeout=10", "list-br") else [],
-    "domains": sorted(words("virsh", "-q", "list", "--all", "--name")),
+    # An adopted domain keeps its name: its id tells whose it is.
+    "domains": sorted("sc-" + id for id in words("virsh", "-q", "list", "--all", "--uuid")),
     "guests": guests,
     "disks": files("disks"),
     "volumes": files("volumes"),
@@ -335,6 +336,7 @@ class Fleet:
             "zones": sorted(f"{zone['local_vlan']} {zone['network_id']}" for zone in zones),
             "dnsmasq": sorted(subnet["id"] for subnet in subnets),
             "broken": sorted(broken),
+            "adopted": {disk["server_id"] for disk in disks if disk["path"]},
             "broken_disks": {disk["id"] for disk in disks if disk["server_id"] in lame},
         }
 
@@ -395,8 +397,10 @@ COMPARED = (
 
 
 def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """How a host differs from its rows. A broken server may have all, some or none of its parts."""
+    """How a host differs from its rows. A broken server may have all, some or none of its parts;
+    an adopted one gets its drive when it is first started."""
     broken = wanted["broken"]
+    unstarted = wanted["adopted"] - {name[: -len(".iso")] for name in seen["drives"]}
     optional = {
         "domains": {f"sc-{id_}" for id_ in broken},
         "drives": {f"{id_}.iso" for id_ in broken},
@@ -406,6 +410,8 @@ def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     problems = []
     for kind in COMPARED:
         found = set(seen[kind]) - optional.get(kind, set())
+        if kind in ("drives", "servers"):
+            found |= {name for name in wanted[kind] if name.partition(".")[0] in unstarted}
         if found != set(wanted[kind]):
             problems.append(_difference(kind, found, wanted[kind]))
     guest_taps = set(seen["taps"]) - set(wanted["dhcp_taps"])

@@ -52,13 +52,27 @@ workers = 0
 swift_dir = {folder}
 log_level = WARNING
 [pipeline:main]
-pipeline = catch_errors cache s3api tempauth copy slo dlo proxy-server
+pipeline = catch_errors cache {auth} copy slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
 [filter:tempauth]
 use = egg:swift#tempauth
 user_test_tester = {key} .admin
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+www_authenticate_uri = {keystone}
+auth_url = {keystone}
+auth_type = password
+username = admin
+password = {admin_password}
+project_name = admin
+user_domain_id = default
+project_domain_id = default
+delay_auth_decision = true
+[filter:keystoneauth]
+use = egg:swift#keystoneauth
+operator_roles = admin
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:{cache}
@@ -105,10 +119,15 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store(folder: Path) -> Iterator[ObjectStore]:
-    """Start one in a folder, which must take extended attributes; it ends with the block."""
-    ports = dict(zip((*SERVERS, "proxy", "cache"), _free_ports(5), strict=True))
-    _write_files(folder, ports)
+def object_store(
+    folder: Path, keystone: str = "", admin_password: str = ""
+) -> Iterator[ObjectStore]:
+    """Start one in a folder, which must take extended attributes; it ends with the block.
+
+    ``keystone``: the address of one that says who asks; Swift's own authentication otherwise.
+    """
+    ports = dict(zip((*SERVERS, "proxy", "cache"), free_ports(5), strict=True))
+    _write_files(folder, ports, keystone, admin_password)
     words = [(f"{PROGRAMS}/swift-{name}-server", f"{folder}/{name}.conf") for name in SERVERS]
     words.append((f"{PROGRAMS}/swift-proxy-server", f"{folder}/proxy.conf"))
     words.append(("memcached", "-l", "127.0.0.1", "-p", str(ports["cache"]), "-u", "nobody"))
@@ -117,13 +136,16 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
         for number, argv in enumerate(words):
             with (folder / f"{number}.log").open("wb") as log:
                 store.running.append(subprocess.Popen(argv, stdout=log, stderr=log))
-        _wait_for(store, folder)
+        if keystone:
+            _wait_until_open(list(ports.values()))
+        else:
+            _wait_for(store, folder)
         yield store
     finally:
         store.stop()
 
 
-def _write_files(folder: Path, ports: dict[str, int]) -> None:
+def _write_files(folder: Path, ports: dict[str, int], keystone: str, admin_password: str) -> None:
     (folder / "node" / "disk").mkdir(parents=True)
     (folder / "swift.conf").write_text(SWIFT)
     values = {"folder": folder, "key": KEY, "cache": ports["cache"]}
@@ -137,6 +159,8 @@ def _write_files(folder: Path, ports: dict[str, int]) -> None:
             ("rebalance",),
         ):
             subprocess.run([*ring, *step], check=True, capture_output=True)
+    values["auth"] = "authtoken keystoneauth" if keystone else "s3api tempauth"
+    values |= {"keystone": keystone, "admin_password": admin_password}
     (folder / "proxy.conf").write_text(PROXY.format(port=ports["proxy"], **values))
 
 
@@ -158,7 +182,19 @@ def _wait_for(store: ObjectStore, folder: Path) -> None:
     raise AssertionError(f"Swift does not answer: {said}")
 
 
-def _free_ports(count: int) -> list[int]:
+def _wait_until_open(ports: list[int]) -> None:
+    """Until all of its servers take connections."""
+    deadline = time.monotonic() + 60
+    while ports:
+        assert time.monotonic() < deadline, f"nobody listens at {ports}"
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", ports[-1]), timeout=1).close()
+            ports.pop()
+            continue
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:

@@ -50,7 +50,9 @@ class DiskKind:
             tombstone.id for tombstone in spec.tombstones if tombstone.kind == self.name
         }
         for disk_id, path in _present(host.data):
-            if disk_id not in known:
+            if disk_id not in known and path.is_symlink():
+                yield self._let_go(disk_id, path)
+            elif disk_id not in known:
                 yield Step(self.name, disk_id, "orphan", facts={"file": path.name})
 
     def _removal(self, host: Host, tombstone: Tombstone) -> Step:
@@ -60,6 +62,8 @@ class DiskKind:
             for disk_format in FORMATS:
                 disk_copies.discard(layout.disk(host.data, tombstone.id, disk_format))
             for path in paths:
+                # An adopted one lies elsewhere; the link that says so goes last.
+                files.remove(layout.lies_at(path))
                 files.remove(path)
 
         return Step(
@@ -71,6 +75,15 @@ class DiskKind:
             apply=remove if paths else None,
         )
 
+    def _let_go(self, disk_id: str, path: Path) -> Step:
+        """A link to a disk that was not adopted after all: a name, no data."""
+
+        def remove() -> None:
+            files.remove(path)
+
+        why = f"{layout.lies_at(path)} is not ours"
+        return Step(self.name, disk_id, "removed", why=why, apply=remove)
+
     def _wanted(self, host: Host, spec: HostSpec, disk: Disk, server: Optional[Server]) -> Step:
         path = layout.disk(host.data, disk.id, disk.format)
         if path.exists():
@@ -79,6 +92,8 @@ class DiskKind:
             return self._step(disk, "held")
         if server is not None and server.moving and not disk.build:
             return self._step(disk, "busy")
+        if disk.adopts is not None:
+            return self._step(disk, "busy")  # it is told of with its domain
         if not disk.build:
             return self._step(
                 disk, "failed", Fault(f"disk {disk.id} of server {disk.server_id} is missing")
@@ -131,10 +146,12 @@ def still_used(host: Host, spec: HostSpec, graves: Iterable[Tombstone]) -> set[s
     there = {each.id for each in graves if _files(host, each.id)}
     if not there or not spec.servers:
         return set()
-    views = libvirt_conn.observe(())
+    views = libvirt_conn.observe({server.id for server in spec.servers})
     live = libvirt_conn.running(views.keys())
     used = {path for view in (*views.values(), *live.values()) for path in disk_files(view.xml)}
-    return {id_ for id_ in there if any(str(path) in used for path in _files(host, id_))}
+    return {
+        id_ for id_ in there if any(str(layout.lies_at(path)) in used for path in _files(host, id_))
+    }
 
 
 def build(data: Path, spec: HostSpec, disk: Disk) -> None:
@@ -220,7 +237,7 @@ def _stop_for_copy(server: Server) -> None:
 
 
 def _clone(data: Path, disk: Disk, part: ImageFile) -> None:
-    source = layout.disk(data, disk.source_id or "", disk.format)
+    source = layout.lies_at(layout.disk(data, disk.source_id or "", disk.format))
     if not source.exists():
         raise StepFailed(f"disk {disk.source_id}, which it is a copy of, is missing")
     free, _ = files.free_bytes(source)
@@ -237,7 +254,7 @@ def _files(host: Host, disk_id: str) -> list[Path]:
         path
         for disk_format in FORMATS
         for path in _all_of(layout.disk(host.data, disk_id, disk_format))
-        if path.exists()
+        if path.exists() or path.is_symlink()
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Optional
 
 from agent import killpoint, layout, store, whereabouts
 from agent.faults import StepFailed, fault_of
-from agent.resources import configdrive, domain_power, nic
+from agent.resources import adoption, configdrive, domain_power, nic, stray
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_inputs import Platform, boot_files, domain_input, missing_needs
 from agent.resources.domain_xml import (
@@ -69,7 +69,10 @@ class DomainKind:
         found = {key: Existing(view, describe(view.xml)) for key, view in views.items()}
         platform = Platform(host, spec.settings)
         for server in spec.servers:
-            yield self._wanted(host, spec, server, found.get(server.id), platform)
+            existing = found.get(server.id)
+            # What is to be taken over and was not, says so itself: it is never made anew.
+            if not server.adopts or (existing and adoption.is_ours(existing.described, spec)):
+                yield self._wanted(host, spec, server, existing, platform)
         gone = {tombstone.id for tombstone in spec.tombstones if tombstone.kind == self.name}
         for domain_id in sorted(found.keys() - wanted - gone):
             mark = found[domain_id].described.mark
@@ -111,7 +114,8 @@ class DomainKind:
         existing: Optional[Existing],
         platform: Platform,
     ) -> Step:
-        step = Step(self.name, server.id, "unchanged", server.version, facts=_facts(existing))
+        facts = {**_facts(existing), **_as_adopted(host, server)}
+        step = Step(self.name, server.id, "unchanged", server.version, facts=facts)
         if server.moving or server.held:
             return replace(step, result="busy" if server.moving else "held")
         if existing is not None and not _is_ours(existing.described.mark, spec):
@@ -236,6 +240,7 @@ class _Work:
     ) -> None:
         self._host, self._spec, self._server = host, spec, server
         self._existing, self._change = existing, change
+        self._as_adopted = _as_adopted(host, server)
         self._mark = Mark(
             cloud_id=spec.cloud_id,
             server_id=server.id,
@@ -301,6 +306,7 @@ class _Work:
             return _facts(self._existing)
         now = _facts(None if view is None else Existing(view, describe(view.xml)))
         still = self._existing is not None and self._existing.runs and not self._change.power.stops
+        now |= {key: still for key in self._as_adopted}
         return {**now, "restart_pending": True} if still and self._change.waits else now
 
 
@@ -322,6 +328,12 @@ def _facts(existing: Optional[Existing]) -> Facts:
         "virt_type": described.virt_type,
         "cpu": described.cpu,
     }
+
+
+def _as_adopted(host: Host, server: Server) -> Facts:
+    """Whether a guest that was adopted still runs by the definition that it had before."""
+    view = (host.seen.get(nic.RUNNING) or {}).get(server.id)
+    return {"as_adopted": True} if view is not None and stray.runs_as_adopted(view) else {}
 
 
 def _is_ours(mark: Optional[Mark], spec: HostSpec) -> bool:

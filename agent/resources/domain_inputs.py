@@ -171,7 +171,7 @@ def _disk(host: Host, spec: HostSpec, disk_id: str) -> DiskInput:
         raise StepFailed(f"the spec has no disk {disk_id}")
     base = _base(host, spec, disk)
     return DiskInput(
-        path=str(layout.disk(host.data, disk.id, disk.format)),
+        path=str(layout.lies_at(layout.disk(host.data, disk.id, disk.format))),
         format=disk.format,
         serial=disk.serial or disk.id[:SERIAL_CHARACTERS],
         base_path=None if base is None else base[0],

@@ -118,8 +118,17 @@ def remember(mark: Mark) -> None:
 
 def log_tail(domain_id: str) -> str:
     """The last lines of qemu's log for a domain."""
-    text = files.tail(QEMU_LOGS / f"{NAME_PREFIX}{domain_id}.log", 16384)
+    text = files.tail(QEMU_LOGS / f"{_name(domain_id)}.log", 16384)
     return "\n".join(text.decode(errors="replace").splitlines()[-LOG_LINES:])
+
+
+def _name(domain_id: str) -> str:
+    """What libvirt calls a domain: an adopted one keeps its name."""
+    try:
+        view = libvirt_conn.observe_one(domain_id)
+    except LibvirtError:
+        view = None
+    return f"{NAME_PREFIX}{domain_id}" if view is None else view.name
 
 
 def _ask(domain_id: str) -> None:

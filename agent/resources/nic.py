@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from agent import killpoint
 from agent.faults import StepFailed
-from agent.resources import switch
+from agent.resources import stray, switch
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_inputs import Platform, nics_of
 from agent.resources.domain_xml import NicInput, describe, nic_aliases, nic_xml
@@ -23,7 +23,7 @@ from agent.spec import HostSpec, Server
 from agent.system import libvirt_conn
 from agent.system.libvirt_conn import DomainView, LibvirtError
 
-RUNNING = "running"
+RUNNING = stray.RUNNING
 """Under this name ``Host.seen`` keeps the domains that run, until one of them is changed."""
 
 PATIENCE_S = 20.0
@@ -114,7 +114,15 @@ def _guests(host: Host, spec: HostSpec) -> Iterator[Guest]:
             wanted = nics_of(spec, server)
         except StepFailed:
             continue
-        yield Guest(server, view.state, wanted, described.nics)
+        yield Guest(server, view.state, wanted, _named_as_now(view, described.nics))
+
+
+def _named_as_now(view: DomainView, nics: tuple[NicInput, ...]) -> tuple[NicInput, ...]:
+    """NICs with their taps' names: those of an adopted guest are not what libvirt calls them."""
+    if not stray.runs_as_adopted(view):
+        return nics
+    devices = stray.devices_of(view)
+    return tuple(replace(nic, tap=devices.get(nic.mac, nic.tap)) for nic in nics)
 
 
 def running(host: Host, spec: HostSpec) -> dict[str, DomainView]:

@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Optional
 
-from agent.resources import switch, topology
+from agent.resources import stray, switch, topology
 from agent.resources.base import Facts, Host, Step
+from agent.resources.stray import Stray
 from agent.resources.topology import Plug, Topology
 from agent.spec import HostSpec
-from agent.system import links, netns, ovs
+from agent.system import links, netns, ovs, taps
 from agent.system.run import CommandFailed
 
 
@@ -41,20 +42,22 @@ class Ports:
         found = switch.look(host)
         devices = switch.devices(host)
         work: list[Plug] = []
-        together = switch.Together(work, partial(_make, host, spec), partial(_facts, host))
+        strays = stray.strays(host, spec)
+        make = partial(_make, host, spec, strays)
+        together = switch.Together(work, make, partial(_facts, host))
         for plug, problem in list(_plugs(switch.topology_of(host, spec))):
             problem = problem or _foreign(host, spec, plug, found, devices)
             if problem:
                 yield switch.failed(self.name, plug.id, plug.version, problem)
                 continue
-            why = _difference(spec, plug, found, devices)
+            why = _stray_difference(plug, strays) or _difference(spec, plug, found, devices)
             if not why:
                 facts = _facts(host, plug)
                 yield Step(self.name, plug.id, "unchanged", plug.version, facts=facts)
                 continue
             work.append(plug)
         for plug in work:
-            why = _difference(spec, plug, found, devices)
+            why = _stray_difference(plug, strays) or _difference(spec, plug, found, devices)
             result = "changed" if plug.device in found.ports else "made"
             apply = partial(together.apply, plug)
             yield Step(self.name, plug.id, result, plug.version, why, apply=apply)
@@ -136,6 +139,12 @@ def _difference(
     return link_difference or _port_difference(spec, plug, port)
 
 
+def _stray_difference(plug: Plug, strays: Mapping[str, Stray]) -> str:
+    if plug.device not in strays:
+        return ""
+    return f"its guest runs on {strays[plug.device].device}, should be on {plug.device}"
+
+
 def _is_lost(plug: Plug, devices: Mapping[str, links.Link]) -> bool:
     """Whether an internal port's device is neither here nor in its namespace."""
     if plug.device in devices:
@@ -200,9 +209,12 @@ def _leftovers(host: Host, spec: HostSpec, wanted: set[str]) -> dict[str, str]:
 # --- making and removing ------------------------------------------------------------------------
 
 
-def _make(host: Host, spec: HostSpec, plugs: Sequence[Plug]) -> None:
-    _make_taps(host, spec, [plug for plug in plugs if not plug.internal])
+def _make(host: Host, spec: HostSpec, strays: Mapping[str, Stray], plugs: Sequence[Plug]) -> None:
+    moved = {plug.device: strays[plug.device] for plug in plugs if plug.device in strays}
+    _unplug(host, [name for ours, their in moved.items() for name in (ours, their.device)])
+    _make_taps(host, spec, moved, [plug for plug in plugs if not plug.internal])
     switch.devices_changed(host, [plug.device for plug in plugs])
+    switch.devices_changed(host, [their.device for their in moved.values()])
     found, devices = switch.look(host), switch.devices(host)
     # The switch notices a change of device only when the old port was gone for a moment.
     stale = [p.device for p in plugs if _needs_replacing(p, found.ports.get(p.device), devices)]
@@ -212,6 +224,13 @@ def _make(host: Host, spec: HostSpec, plugs: Sequence[Plug]) -> None:
     for plug in plugs:
         commands += _commands(spec, plug)
     switch.change(host, commands)
+
+
+def _unplug(host: Host, devices: Sequence[str]) -> None:
+    """Take devices out of whichever bridge of Open vSwitch they are in."""
+    plugged = [device for device in devices if device in switch.look(host).ports]
+    if plugged:
+        switch.change(host, [["--if-exists", "del-port", device] for device in plugged])
 
 
 def _needs_replacing(
@@ -224,14 +243,27 @@ def _needs_replacing(
     return plug.internal and _is_lost(plug, devices)
 
 
-def _make_taps(host: Host, spec: HostSpec, plugs: Sequence[Plug]) -> None:
+def _make_taps(
+    host: Host, spec: HostSpec, strays: Mapping[str, Stray], plugs: Sequence[Plug]
+) -> None:
     """Taps with their marks; a pending file says whose an unmarked one is."""
     found = {plug.device: links.look(plug.device) for plug in plugs}
     links.delete_all([name for name, link in found.items() if link is not None and not link.tap])
-    taps = [links.Tap(plug.device, _alias(spec, plug.id), plug.mtu) for plug in plugs]
-    if taps:
+    wanted = [links.Tap(plug.device, _alias(spec, plug.id), plug.mtu) for plug in plugs]
+    if wanted:
         with switch.pending(host, *found):
-            links.make_taps(taps)
+            for device, their in strays.items():
+                _take_over(device, their)
+            links.make_taps(wanted)
+
+
+def _take_over(device: str, their: Stray) -> None:
+    """Have the tap that a guest runs on be ours: it outlives the guest, and has our name."""
+    if not links.exists(their.device):
+        return  # it has, by a try of several ports that failed for another one
+    taps.keep(their.pid, their.descriptor)
+    links.delete(device)
+    links.take_over(their.device, device, stray.tap_mac(their.mac))
 
 
 def _commands(spec: HostSpec, plug: Plug) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.resources import (
+    adoption,
     attachment,
     bridge,
     dhcp,
@@ -33,6 +34,7 @@ NETWORK_KINDS: tuple[Kind, ...] = (
 """What a rebooted host gets back without a controller."""
 
 KINDS: tuple[Kind, ...] = (
+    adoption.KIND,
     *NETWORK_KINDS,
     image.KIND,
     disk.KIND,

@@ -75,6 +75,14 @@ def publish(part: Path, path: Path) -> None:
     killpoint.reached(f"{path.name} written")
 
 
+def link(path: Path, target: str) -> None:
+    """Make ``path`` a symbolic link to ``target``, at once or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    publish(part, path)
+
+
 def remove(path: Path) -> bool:
     """Remove a file for good; False when it was not there."""
     try:

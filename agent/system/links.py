@@ -7,6 +7,7 @@ is loaded when something changes. Everything here acts in the namespace of the c
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import os
@@ -78,6 +79,14 @@ def _read(path: str) -> str:
         return os.read(descriptor, 4096).decode(errors="replace")
     finally:
         os.close(descriptor)
+
+
+def mac(name: str) -> str:
+    """The MAC of a device; empty when it is gone."""
+    try:
+        return _read(f"{SYSFS}/{name}/address").strip()
+    except OSError:
+        return ""
 
 
 def _master(folder: str) -> str:
@@ -256,6 +265,30 @@ def make_taps(taps: Sequence[Tap]) -> None:
             ipv6_off(tap.name)
             index = _index(tap.name)
             netlink.link("set", index=index, ifalias=tap.alias, mtu=tap.mtu, state="up")
+
+
+def take_over(name: str, new_name: str, mac: str) -> None:
+    """Take a device out of its Linux bridge and give it another name and MAC; who uses it goes
+    on."""
+    with _netlink(f"rename {name}") as netlink:
+        index = _index(name)
+        netlink.link("set", index=index, master=0)
+        netlink.link("set", index=index, address=mac)
+        try:
+            netlink.link("set", index=index, ifname=new_name)
+        except _netlink_error() as error:
+            if error.code != errno.EBUSY:
+                raise
+            # Before Linux 6.2 only a device that is down takes another name.
+            netlink.link("set", index=index, state="down")
+            netlink.link("set", index=index, ifname=new_name)
+
+
+def _netlink_error() -> Any:
+    """What pyroute2 raises."""
+    from pyroute2 import NetlinkError
+
+    return NetlinkError
 
 
 def mark(name: str, alias: str) -> None:

@@ -49,6 +49,7 @@ COMMANDS: dict[str, Entry] = {
     "unpause": Entry("server", "Let paused servers go on", "Servers"),
     "suspend": Entry("server", "Save servers' memory to disk, switch off", "Servers"),
     "resume": Entry("server", "Let suspended servers go on", "Servers"),
+    "adopt": Entry("adopt", "Make a running domain of libvirt a server", "Servers"),
     "rebuild": Entry("rebuild", "Make a server anew from an image", "Servers"),
     "rescue": Entry("rebuild", "Boot a server from another disk", "Servers"),
     "unrescue": Entry("rebuild", "Boot it from its own disk again", "Servers"),

@@ -273,10 +273,14 @@ shows = lists
 
 def confirm(question: str) -> None:
     """Ask before data dies; no question with --yes or --dry-run, or when nobody can answer."""
+    if asks():
+        click.confirm(render.printable(question), abort=True, err=True)
+
+
+def asks() -> bool:
+    """Whether ``confirm`` would ask."""
     chosen = settings()
-    if chosen.yes or chosen.dry_run or not is_terminal():
-        return
-    click.confirm(render.printable(question), abort=True, err=True)
+    return not chosen.yes and not chosen.dry_run and is_terminal()
 
 
 def confirm_host_key(host: str, fingerprint: str) -> bool:

@@ -105,6 +105,7 @@ SHOW = (
     Column("Metadata", "metadata"),
     Column("Tags", "tags"),
     Column("Locked", _lock),
+    Column("Adopted", "adopted"),
     Column("Fault", _fault),
     Column("Created", "created_at"),
     Column("Launched", "launched_at"),
@@ -324,22 +325,28 @@ def _power(context: Context, output: Output, action: str, servers: tuple[str, ..
     finish(context, done)
 
 
-@command("start")
-@changes
-@lists(LIST)
-@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def start(context: Context, output: Output, servers: tuple[str, ...]) -> None:
-    """Start servers that are shut off."""
-    _power(context, output, "start", servers)
+def _power_command(action: str, text: str) -> click.Command:
+    """A command that gives servers one power command and has no options of its own."""
+
+    def run(context: Context, output: Output, servers: tuple[str, ...]) -> None:
+        _power(context, output, action, servers)
+
+    run.__doc__ = text
+    argument = click.argument("servers", nargs=-1, required=True, type=words.SERVER)
+    return command(action)(changes(lists(LIST)(argument(run))))
 
 
-@command("stop")
-@changes
-@lists(LIST)
-@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def stop(context: Context, output: Output, servers: tuple[str, ...]) -> None:
-    """Shut servers down: by ACPI, and after 60 seconds by pulling the plug."""
-    _power(context, output, "stop", servers)
+start, stop, pause, unpause, suspend, resume = (
+    _power_command(action, text)
+    for action, text in (
+        ("start", "Start servers that are shut off."),
+        ("stop", "Shut servers down: by ACPI, and after 60 seconds by pulling the plug."),
+        ("pause", "Freeze servers: their memory stays on the host, no CPU time is used."),
+        ("unpause", "Let paused servers go on."),
+        ("suspend", "Write servers' memory to their host's disk and switch them off."),
+        ("resume", "Let suspended servers go on where they were."),
+    )
+)
 
 
 @command("reboot")
@@ -355,42 +362,6 @@ def reboot(
     if hard and soft:
         raise UsageError("Either --hard or --soft.")
     _power(context, output, "reboot-hard" if hard else "reboot", servers)
-
-
-@command("pause")
-@changes
-@lists(LIST)
-@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def pause(context: Context, output: Output, servers: tuple[str, ...]) -> None:
-    """Freeze servers: their memory stays on the host, no CPU time is used."""
-    _power(context, output, "pause", servers)
-
-
-@command("unpause")
-@changes
-@lists(LIST)
-@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def unpause(context: Context, output: Output, servers: tuple[str, ...]) -> None:
-    """Let paused servers go on."""
-    _power(context, output, "unpause", servers)
-
-
-@command("suspend")
-@changes
-@lists(LIST)
-@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def suspend(context: Context, output: Output, servers: tuple[str, ...]) -> None:
-    """Write servers' memory to their host's disk and switch them off."""
-    _power(context, output, "suspend", servers)
-
-
-@command("resume")
-@changes
-@lists(LIST)
-@click.argument("servers", nargs=-1, required=True, type=words.SERVER)
-def resume(context: Context, output: Output, servers: tuple[str, ...]) -> None:
-    """Let suspended servers go on where they were."""
-    _power(context, output, "resume", servers)
 
 
 @command("console-log")

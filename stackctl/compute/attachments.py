@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 from stackctl.compute import lifecycle, volume_rows
-from stackctl.compute.commanding import note_change
-from stackctl.compute.elsewhere import unreached_hosts
+from stackctl.compute.commanding import IfUnreached, note_change, see_through
 from stackctl.compute.views import server_row
-from stackctl.errors import Conflict, NotFound, PartlyDone, StackctlError
+from stackctl.errors import Conflict, NotFound
 from stackctl.identity.context import Context
-from stackctl.operation import Done, Failure, Operation, begin
+from stackctl.operation import Done, Operation, begin
 from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer, read
 from stackctl.volume import room, service, states
@@ -45,18 +43,12 @@ def attach_volume(
             return _attach(context, writer, operation, server, row, device, chosen)
 
         made = operation.transact(work, _remembered)
-        unreached = _is_unreached(operation, made)
-        back = unreached and operation.transact(
-            lambda writer: _take_back(context, writer, operation, made, before[0])
+        how = IfUnreached(
+            f"Volume {made.name} is attached when its host is converged.",
+            f"Volume {made.name} is not attached.",
+            lambda writer: _take_back(writer, made, before[0]),
         )
-        done = operation.finish(made)
-        if back:
-            words = f"Volume {made.name} is not attached."
-            done.failures = [_told(each, words, each.error) for each in done.failures]
-        elif unreached:
-            words = f"Volume {made.name} is attached when its host is converged."
-            done.failures = [_told(each, words, PartlyDone) for each in done.failures]
-        return _as_it_became(context, done)
+        return _as_it_became(context, see_through(operation, made, str(made.server_id), how))
 
 
 def detach_volume(context: Context, server: str, volume: str) -> Done[Volume]:
@@ -71,12 +63,8 @@ def detach_volume(context: Context, server: str, volume: str) -> Done[Volume]:
         made = operation.transact(
             lambda writer: _detach(context, writer, operation, server, volume), _remembered
         )
-        unreached = _is_unreached(operation, made)
-        done = operation.finish(made)
-        if unreached:
-            words = f"Volume {made.name} is free when its host is converged."
-            done.failures = [_told(each, words, PartlyDone) for each in done.failures]
-        return _as_it_became(context, done)
+        how = IfUnreached(f"Volume {made.name} is free when its host is converged.")
+        return _as_it_became(context, see_through(operation, made, str(made.server_id), how))
 
 
 def list_attachments(context: Context, server: str) -> list[Volume]:
@@ -164,32 +152,10 @@ def _volume_called(context: Context, reader: Reader, server: Row, word: str) -> 
 # --- what both have in common -------------------------------------------------------------------
 
 
-def _is_unreached(operation: Operation, volume: Volume) -> bool:
-    """Converge; whether the server's host did not get to know what was changed."""
-    unreached = unreached_hosts(operation.converge())
-    if not unreached or operation.context.dry_run:
-        return False
-    with read(operation.context.cloud) as reader:
-        return reader.get("volumes", volume.id)["host_id"] in unreached
-
-
-def _take_back(
-    context: Context, writer: Writer, operation: Operation, volume: Volume, before: Row
-) -> bool:
-    """Undo an attachment that its host has not heard of, from this process or another."""
-    row = writer.get("volumes", volume.id)
-    if operation.is_known_to(writer, row["host_id"]):
-        return False
-    server = writer.get("servers", row["server_id"])
+def _take_back(writer: Writer, volume: Volume, before: Row) -> str:
     back = {**FREE, "status": before["status"], "host_id": before["host_id"]}
-    volume_rows.update(writer, row, **back)
-    words = f"volume {volume.name} taken back: its host was not reached"
-    note_change(context, writer, operation, server, words)
-    return True
-
-
-def _told(failure: Failure, words: str, error: type[StackctlError]) -> Failure:
-    return dataclasses.replace(failure, message=f"{failure.message} {words}", error=error)
+    volume_rows.update(writer, writer.get("volumes", volume.id), **back)
+    return f"volume {volume.name}"
 
 
 def _remembered(volume: Volume) -> dict[str, str]:

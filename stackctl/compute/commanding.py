@@ -3,20 +3,23 @@ taken back when the host did not hear of it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from stackctl.compute import lifecycle
 from stackctl.compute.disks import disks_of, restore_disks
 from stackctl.compute.elsewhere import unreached_hosts
 from stackctl.compute.types import Server
 from stackctl.compute.views import first_result, read_servers, server_row
-from stackctl.errors import Conflict
+from stackctl.errors import Conflict, PartlyDone
 from stackctl.identity.context import Context
 from stackctl.operation import Done, Operation, begin
 from stackctl.operation.events import note
-from stackctl.state import Row, Writer, write
+from stackctl.state import Row, Writer, read, write
+
+T = TypeVar("T")
 
 Prepare = Callable[[Writer, Row], Row]
 """What else a command changes about a server: does it, and returns columns of its row."""
@@ -50,6 +53,18 @@ _COMMANDED = (
     "nic_model",
 )
 """What commands set, and what is set back when one is taken back."""
+
+
+@dataclass(frozen=True)
+class IfUnreached:
+    """What a change of a server's parts comes to when its host does not hear of it: sentences, of
+    one that was taken back and of one that is carried out later. ``undo`` (None: it is never taken
+    back) undoes its rows and says what it was.
+    """
+
+    later: str
+    undone: str = ""
+    undo: Callable[[Writer], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,38 @@ def note_change(
     note_server(context, writer, operation.id, operation.kind, server, message)
 
 
+def see_through(operation: Operation, value: T, server_id: str, how: IfUnreached) -> Done[T]:
+    """Bring a change of a server's parts to its host, and end the operation."""
+    unreached = unreached_hosts(operation.converge())
+    with read(operation.context.cloud) as reader:
+        lost = not operation.context.dry_run and (
+            reader.get("servers", server_id)["host_id"] in unreached
+        )
+    back = lost and operation.transact(lambda writer: _undone(operation, writer, server_id, how))
+    done = operation.finish(value)
+    if lost:
+        words = how.undone if back else how.later
+        done.failures = [
+            dataclasses.replace(
+                each,
+                message=f"{each.message} {words}",
+                error=each.error if back else PartlyDone,
+            )
+            for each in done.failures
+        ]
+    return done
+
+
+def _undone(operation: Operation, writer: Writer, server_id: str, how: IfUnreached) -> bool:
+    """Take back what its host has not heard of, from this process or another."""
+    server = writer.get("servers", server_id)
+    if how.undo is None or operation.is_known_to(writer, server["host_id"]):
+        return False
+    words = f"{how.undo(writer)} taken back: its host was not reached"
+    note_change(operation.context, writer, operation, server, words)
+    return True
+
+
 def _command(
     context: Context,
     writer: Writer,
@@ -141,6 +188,7 @@ def _command(
 ) -> None:
     _refuse_homeless(server, action)
     transition = lifecycle.require(server, action)
+    _refuse_old_memory(server, action)
     values: Row = {"task_state": transition.task_state, "held": 0, "operation_id": operation_id}
     if server["launched_at"] is None:
         values["vm_state"] = "building"
@@ -159,6 +207,16 @@ def _refuse_homeless(server: Row, action: str) -> None:
             f"Cannot '{action}' instance {server['name']}: it is on no host, because none could "
             "build it.",
             hint=f"stackctl delete {server['name']}",
+        )
+
+
+def _refuse_old_memory(server: Row, action: str) -> None:
+    """Memory is restored with the definition that the guest ran by."""
+    if action == "suspend" and server["adopted_json"]:
+        raise Conflict(
+            f"Cannot 'suspend' instance {server['name']}: it still runs by the definition that it "
+            "had before it was adopted, and would come back with that. Nothing was changed.",
+            hint=f"stackctl reboot {server['name']}",
         )
 
 

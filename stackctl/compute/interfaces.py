@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import json
 from dataclasses import asdict
 
 from stackctl.compute import lifecycle
-from stackctl.compute.commanding import note_change
-from stackctl.compute.elsewhere import unreached_hosts
+from stackctl.compute.commanding import IfUnreached, note_change, see_through
 from stackctl.compute.placing import needs_tunnels
 from stackctl.compute.types import Nic
 from stackctl.compute.views import server_row
-from stackctl.errors import Conflict, NotFound, PartlyDone, StackctlError, UsageError
+from stackctl.errors import Conflict, NotFound, UsageError
 from stackctl.identity.context import Context
 from stackctl.identity.quota import require
 from stackctl.network.addresses import WantedAddress
@@ -26,7 +24,7 @@ from stackctl.network.allocation import (
 )
 from stackctl.network.finding import own_port, visible_network
 from stackctl.network.types import Port, port_from
-from stackctl.operation import Done, Failure, Operation, begin
+from stackctl.operation import Done, Operation, begin
 from stackctl.state import Reader, Row, Writer, read
 
 
@@ -49,16 +47,12 @@ def attach_interface(context: Context, server: str, nic: Nic) -> Done[Port]:
         port = operation.transact(
             lambda writer: _attach(context, writer, operation, server, nic), _remembered
         )
-        unreached = _is_unreached(operation, port)
-        back = unreached and operation.transact(lambda w: _take_back(context, w, operation, port))
-        done = operation.finish(port)
-        if back:
-            words = f"Port {_label(port)} is not attached."
-            done.failures = [_told(each, words, each.error) for each in done.failures]
-        elif unreached:
-            words = f"Port {_label(port)} is attached when its host is converged."
-            done.failures = [_told(each, words, PartlyDone) for each in done.failures]
-        return done
+        how = IfUnreached(
+            f"Port {_label(port)} is attached when its host is converged.",
+            f"Port {_label(port)} is not attached.",
+            lambda writer: _take_back(writer, port),
+        )
+        return see_through(operation, port, port.device_id, how)
 
 
 def detach_interface(context: Context, server: str, word: str) -> Done[Port]:
@@ -73,14 +67,10 @@ def detach_interface(context: Context, server: str, word: str) -> Done[Port]:
         port = operation.transact(
             lambda writer: _detach(context, writer, operation, server, word), _remembered
         )
-        unreached = _is_unreached(operation, port)
-        done = operation.finish(port)
-        if unreached:
-            words = (
-                f"Port {_label(port)} is detached; the guest loses it when its host is converged."
-            )
-            done.failures = [_told(each, words, PartlyDone) for each in done.failures]
-        return done
+        how = IfUnreached(
+            f"Port {_label(port)} is detached; the guest loses it when its host is converged."
+        )
+        return see_through(operation, port, port.device_id, how)
 
 
 def list_interfaces(context: Context, server: str) -> list[Port]:
@@ -100,7 +90,7 @@ def _attach(context: Context, writer: Writer, operation: Operation, word: str, n
         network = writer.get("networks", given["network_id"])
     else:
         network = visible_network(context, writer, nic.network or "")
-    _refuse_out_of_reach(writer, server, network)
+    refuse_out_of_reach(writer, server, network)
     if given is not None:
         port = _join(writer, server, given)
     else:
@@ -110,7 +100,7 @@ def _attach(context: Context, writer: Writer, operation: Operation, word: str, n
     return port
 
 
-def _refuse_out_of_reach(reader: Reader, server: Row, network: Row) -> None:
+def refuse_out_of_reach(reader: Reader, server: Row, network: Row) -> None:
     """A server has its host already: a network that this one cannot carry is refused."""
     host = reader.get("hosts", server["host_id"])
     mapped = {item["physical_network"] for item in json.loads(host["bridge_mappings_json"])}
@@ -241,28 +231,9 @@ def _ports_of(reader: Reader, server_id: str) -> list[Port]:
 # --- what both have in common -------------------------------------------------------------------
 
 
-def _is_unreached(operation: Operation, port: Port) -> bool:
-    """Converge; whether the server's host did not get to know what was changed."""
-    unreached = unreached_hosts(operation.converge())
-    if not unreached or operation.context.dry_run:
-        return False
-    with read(operation.context.cloud) as reader:
-        return reader.get("servers", port.device_id)["host_id"] in unreached
-
-
-def _take_back(context: Context, writer: Writer, operation: Operation, port: Port) -> bool:
-    """Undo an attachment that its host has not heard of, from this process or another."""
-    server = writer.get("servers", port.device_id)
-    if operation.is_known_to(writer, server["host_id"]):
-        return False
+def _take_back(writer: Writer, port: Port) -> str:
     leave_server(writer, port.id)
-    words = f"port {_label(port)} taken back: its host was not reached"
-    note_change(context, writer, operation, server, words)
-    return True
-
-
-def _told(failure: Failure, words: str, error: type[StackctlError]) -> Failure:
-    return dataclasses.replace(failure, message=f"{failure.message} {words}", error=error)
+    return f"port {_label(port)}"
 
 
 def _label(port: Port) -> str:

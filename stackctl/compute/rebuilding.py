@@ -114,6 +114,11 @@ def _refuse_undecided(server: Row, action: str) -> None:
 
 
 def _image(context: Context, reader: Reader, server: Row, word: str | None) -> Row:
+    if not word and server["image_id"] is None:
+        raise Conflict(
+            f"Server {server['name']} is made of no image: say of which one. Nothing was changed.",
+            hint=f"stackctl show {server['name']}",
+        )
     image = usable_image(context, reader, word or server["image_id"])
     if image["status"] != "active":
         raise Conflict(f"Image {image['name']} is not active.")

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from stackctl.compute import booking, lifecycle, volume_rows
+from stackctl.compute.adoption_rows import take_back
 from stackctl.compute.commanding import command, note_server
 from stackctl.compute.disks import bury_all
 from stackctl.compute.elsewhere import carry_out
@@ -71,6 +72,11 @@ def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:
 def delete_within(context: Context, writer: Writer, operation_id: str, server: Row) -> None:
     """The transaction of delete: rows go, tombstones let the host destroy what was theirs."""
     lifecycle.refuse_locked(server, "delete")
+    if server["adopting"] == 1:
+        take_back(writer, server)
+        words = "deleted; its domain was not taken over, and is as it was"
+        note_server(context, writer, operation_id, "delete", server, words)
+        return
     ports = writer.column(
         "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL", server["id"]
     )

@@ -96,7 +96,8 @@ class Fault:
 @dataclass(frozen=True)
 class Server:
     """A server as people see it; states as of ``observed_at``. ``security_groups`` are the names
-    of those that any of its ports is in; ``volumes`` are names and devices."""
+    of those that any of its ports is in; ``volumes`` are names and devices; ``adopted``: from
+    what it was taken over, as long as its guest still runs by that."""
 
     id: str
     name: str
@@ -127,6 +128,7 @@ class Server:
     lock_reason: str = ""
     tags: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
+    adopted: str | None = None
 
     def networks(self) -> dict[str, list[str]]:
         """Addresses by network name, first NIC first; floating IPs after what they stand for."""

@@ -146,4 +146,13 @@ def _server(row: Row, addresses: list[ServerAddress], groups: list[str], ownerle
         locked=bool(row["locked"]),
         lock_reason=row["lock_reason"],
         tags=tuple(json.loads(row["tags_json"])),
+        adopted=_adopted(row),
     )
+
+
+def _adopted(row: Row) -> str | None:
+    if row["adopted_json"] is None:
+        return None
+    before = json.loads(row["adopted_json"])
+    lost = ", ".join(before["lost"]) or "nothing else"
+    return f"from domain {before['domain']}, whose definition ends with its next start: {lost}"

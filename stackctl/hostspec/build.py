@@ -18,7 +18,7 @@ DEFAULT_COMMAND_LINE = "console=ttyS0 root=/dev/vda"
 
 def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec:
     """What this host must have, as of the transaction (serial, nonce)."""
-    host = snapshot.host
+    host, adopting = snapshot.host, snapshot.adopting
     return spec.HostSpec(
         format=spec.SPEC_FORMAT,
         cloud_id=snapshot.cloud["id"],
@@ -29,7 +29,7 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         networks=tuple(_network(snapshot, row) for row in snapshot.networks),
         ports=_ports(snapshot),
         images=tuple(image_spec(row) for row in _by_id(snapshot.images.values())),
-        disks=tuple(_disk(row) for row in _by_id(snapshot.disks)),
+        disks=tuple(_disk(row, adopting) for row in _by_id(snapshot.disks)),
         servers=tuple(_server(snapshot, row) for row in snapshot.servers),
         tombstones=tuple(
             spec.Tombstone(kind=row["kind"], id=row["id"], version=0) for row in snapshot.tombstones
@@ -267,7 +267,7 @@ def image_spec(row: Row) -> spec.Image:
     )
 
 
-def _disk(row: Row) -> spec.Disk:
+def _disk(row: Row, adopting: set[str]) -> spec.Disk:
     return spec.Disk(
         id=row["id"],
         version=row["version"],
@@ -280,6 +280,7 @@ def _disk(row: Row) -> spec.Disk:
         source_id=row["source_id"] if row["state"] == "build" else None,
         source_host_id=row["source_host_id"] if row["state"] == "build" else None,
         serial=row["serial"],
+        adopts=row["path"] if row["path"] and row["server_id"] in adopting else None,
     )
 
 
@@ -318,6 +319,7 @@ def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
         held=bool(row["held"]),
         moving=bool(row["moving"]),
         volumes=tuple(_attachments(snapshot, row)),
+        adopts=bool(row["adopting"]),
     )
 
 

@@ -56,6 +56,11 @@ class HostSnapshot:
     volumes: list[Row] = field(default_factory=list)
     volume_snapshots: list[Row] = field(default_factory=list)
 
+    @property
+    def adopting(self) -> set[str]:
+        """Servers whose domains are still to become ours."""
+        return {row["id"] for row in self.servers if row["adopting"]}
+
 
 def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
     """Read what ``build_spec`` needs about one host."""

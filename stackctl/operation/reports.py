@@ -129,12 +129,23 @@ class Reporter:
             values["task_state"] = None
         if vm_state != "error":
             values |= {"fault_json": None, "held": 0}
+        values |= self._adoption_seen(server, report)
         if server["launched_at"] is None and vm_state == "active":
             values["launched_at"] = now()
             writer.update("hosts", self.host_id, build_failures=0)
         if any(server[name] != value for name, value in values.items()):
             self._note(writer, server, "info", _sentence(server, vm_state, report), report.seconds)
         writer.update("servers", server["id"], **values, observed_at=now())
+
+    def _adoption_seen(self, server: Row, report: Report) -> Row:
+        """Its domain is ours; what it had before counts as long as its guest runs by that."""
+        values: Row = {}
+        if server["adopting"]:
+            values["adopting"] = 2 if server["id"] in self._failed_servers else 0
+        saved = report.facts.get("power_state") == "SAVED"
+        if server["adopted_json"] and not saved and not report.facts.get("as_adopted"):
+            values["adopted_json"] = None
+        return values
 
     def _server_declined(self, writer: Writer, server: Row, report: Report) -> None:
         """A command that could not be obeyed leaves a server as it was."""

@@ -5,6 +5,7 @@ indexes are partial, over live rows. Times are ISO 8601 in UTC. Columns ending i
 JSON. Sizes and limits carry their unit in the name.
 """
 
+from stackctl.state.schema_adopting import ADOPTING
 from stackctl.state.schema_images import IMAGES
 from stackctl.state.schema_lifecycle import LIFECYCLE
 from stackctl.state.schema_live import LIVE_MIGRATION
@@ -411,6 +412,7 @@ MIGRATIONS: tuple[str, ...] = (
     VOLUMES,
     MOVING,
     LIVE_MIGRATION,
+    ADOPTING,
 )
 """Script n brings a file from user_version n to n + 1."""
 

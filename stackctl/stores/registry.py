@@ -40,7 +40,11 @@ class Kind:
 KINDS = {
     "file": Kind(("folder",)),
     "s3": Kind(("endpoint", "bucket"), ("access_key", "secret_key"), ("region", "ca_file")),
-    "swift": Kind(("auth_url", "container"), ("user", "key"), ("ca_file",)),
+    "swift": Kind(
+        ("auth_url", "container"),
+        ("user", "key"),
+        ("ca_file", "auth", "project", "project_domain", "user_domain", "region"),
+    ),
 }
 
 

@@ -72,6 +72,39 @@ def test_without_root_it_says_what_to_type():
     assert "Try: as root: apt-get install" in done.stderr
 
 
+VENV = """
+cd "$FOLDER" && mkdir -p .venv/bin
+printf '#!/bin/sh\necho "python $*"\n' >.venv/bin/python && chmod +x .venv/bin/python
+"""
+
+
+def test_each_file_of_requirements_is_installed_once(tmp_path):
+    """The quickstart installed a whole object store, which only tests need."""
+    for name in ("requirements.txt", "requirements-test.txt"):
+        (tmp_path / name).write_text(name)
+    install = f"{VENV} install_packages() {{ :; }}\n"
+
+    def installed(words: str) -> list[str]:
+        done = shell(f"{install} set_up {words}", FOLDER=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        return [line.split()[-1] for line in done.stdout.splitlines() if " pip install " in line]
+
+    assert installed("") == ["requirements.txt"]
+    assert installed("") == []
+    assert installed("requirements-test.txt") == ["requirements-test.txt"]
+    assert installed("requirements-test.txt") == []
+    (tmp_path / "requirements.txt").write_text("newer")
+    assert installed("") == ["requirements.txt"]
+
+
+def test_only_tests_install_what_tests_need():
+    texts = {name: (ROOT / name).read_text() for name in ("bin/quickstart", "bin/test")}
+    assert "requirements-test" not in texts["bin/quickstart"]
+    assert "needs=(requirements-test.txt)" in texts["bin/test"]
+    assert "\nswift" not in (ROOT / "requirements.txt").read_text()
+    assert "\nswift" in (ROOT / "requirements-test.txt").read_text()
+
+
 @pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
 def test_the_shell_reads_the_list_as_yaml_does(path):
     groups = yaml.safe_load(path.read_text(encoding="utf-8"))["packages"]
