@@ -86,6 +86,11 @@ def console_log(data: Path, server_id: str) -> Path:
     return server(data, server_id) / "console.log"
 
 
+def nvram(data: Path, server_id: str, nvram_id: str) -> Path:
+    """The UEFI variables of a server."""
+    return server(data, server_id) / f"nvram-{checked(nvram_id)}.fd"
+
+
 def leases(data: Path, subnet_id: str) -> Path:
     """The lease file of a subnet's dnsmasq."""
     return data / "dhcp" / checked(subnet_id) / "leases"

@@ -8,6 +8,7 @@ from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import add_disk, disks_of, drop_disk
+from stackctl.compute.hardware import resized, wish_of
 from stackctl.compute.resolving import root_disk_gb
 from stackctl.compute.types import GIB, Server
 from stackctl.errors import Conflict, NoCapacity
@@ -16,7 +17,10 @@ from stackctl.identity.quota import require
 from stackctl.operation import Done
 from stackctl.state import Reader, Row, Writer, find
 
-SIZES = ("flavor_id", "flavor_name", "vcpus", "ram_mb", "disk_gb", "ephemeral_gb", "swap_mb")
+SIZES = (
+    *("flavor_id", "flavor_name", "vcpus", "ram_mb", "disk_gb", "ephemeral_gb", "swap_mb"),
+    "hardware_json",
+)
 
 _ANEW = "stackctl delete {server}   (boot one of the other flavor from volume {volume} then)"
 
@@ -93,6 +97,9 @@ def _sizes(reader: Reader, server: Row, flavor: Row) -> Row:
         root_disk_gb(reader.get("images", server["image_id"]), flavor | {"disk_gb": disk_gb})
     names = ("vcpus", "ram_mb", "ephemeral_gb", "swap_mb")
     sizes = {name: flavor[name] for name in names} | {"disk_gb": disk_gb}
+    image = reader.get("images", server["image_id"]) if server["image_id"] else None
+    hardware = resized(json.loads(server["hardware_json"]), wish_of(image, flavor))
+    sizes["hardware_json"] = json.dumps(hardware, sort_keys=True)
     return sizes | {"flavor_id": flavor["id"], "flavor_name": flavor["name"]}
 
 
