@@ -323,12 +323,20 @@ def load(name: str) -> click.Command | None:
     return next((command for command in found if command.name == name), None)
 
 
-def translate(words: list[str]) -> tuple[str, int] | None:
-    """The command that OpenStack's spelling means (perhaps with an option of it) and how many
-    words it took, or None."""
+def spelled(words: list[str]) -> tuple[str, int] | None:
+    """The same for spellings that are more than a noun and our verb."""
     for spelling, name in SPELLINGS.items():
         if tuple(words[: len(spelling)]) == spelling:
             return name, len(spelling)
+    return None
+
+
+def translate(words: list[str]) -> tuple[str, int] | None:
+    """The command that OpenStack's spelling means (perhaps with an option of it) and how many
+    words it took, or None."""
+    found = spelled(words)
+    if found is not None:
+        return found
     for count in (3, 2, 1):
         noun = " ".join(words[:count])
         if len(words) > count and noun in NOUNS:

@@ -21,7 +21,12 @@ HERE = "127.0.0.1"
 
 
 @command("vnc-console")
-@click.option("--port", default=0, help="The port on this machine (default: a free one).")
+@click.option(
+    "--port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="The port on this machine (default: a free one).",
+)
 @click.option("--once", is_flag=True, help="End when the first viewer has left.")
 @click.option("--relay", "only_relay", is_flag=True, help="Only connect stdin/stdout to it.")
 @click.option("--novnc", is_flag=True, hidden=True, help="What OpenStack's client calls it.")
@@ -59,7 +64,7 @@ def vnc_console(
 def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server((HERE, port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UsageError(f"Port {port} of this machine cannot be opened: {error}.") from None
 
 

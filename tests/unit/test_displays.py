@@ -95,8 +95,6 @@ def test_a_port_that_is_taken_is_said_so():
         port = listener.getsockname()[1]
         with pytest.raises(UsageError, match=f"Port {port} of this machine cannot be opened"):
             vnc._listening(port)
-    with pytest.raises(UsageError):
-        vnc._listening(70000)
 
 
 def test_a_picture_comes_whole_or_not_at_all(one, host):
@@ -259,10 +257,7 @@ def test_an_image_that_must_be_quiet_is_not_copied_otherwise(monkeypatch, tmp_pa
     spec = HostSpec(2, "c", "h", 1, "n", HostSettings(), servers=(strict,))
     assert live_copy.must_be_quiet(spec, ID)
     assert not live_copy.must_be_quiet(None, ID)
-    xml = (
-        "<domain><devices><disk><source file='/d/a'/><target dev='vda'/></disk></devices></domain>"
-    )
-    monkeypatch.setattr(libvirt_conn, "live_xml", lambda _: xml)
+    monkeypatch.setattr(libvirt_conn, "live_xml", lambda _: "<domain/>")
     begun = []
     monkeypatch.setattr(libvirt_conn, "backup_begin", lambda *_: begun.append(1))
     source, target = tmp_path / "a", live_copy.ImageFile(tmp_path / "b", "qcow2")
