@@ -396,6 +396,7 @@ class Hardware:
     ``nvram``: it boots by UEFI, whose variables lie in a file of this id; a server made anew has
     another one. ``video``: a display of this model, for VNC. ``watchdog``: what happens when the
     guest does not feed it. ``quiesce``: its disk is not copied without its agent's help.
+    ``cdrom``: the bus of its config drive.
     """
 
     nvram: Optional[str] = None
@@ -405,6 +406,7 @@ class Hardware:
     rng: bool = True
     guest_agent: bool = True
     quiesce: bool = False
+    cdrom: Optional[str] = None
 
 
 USUAL_HARDWARE = Hardware()

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from agent.resources.hardware_xml import (
+    CDROM_BUSES,
     GUEST_AGENT,
     FirmwareInput,
     add_firmware,
@@ -388,7 +389,7 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         raise UnsafeText(f"not a disk bus: {domain.disk_bus[:40]!r}")
     if _is_q35(domain):
         _add_slots(devices, domain)
-    if domain.disk_bus == "scsi":
+    if "scsi" in (domain.disk_bus, domain.hardware.cdrom):
         SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
     for element in _disks(domain, prefix):
         devices.append(element)
@@ -462,7 +463,10 @@ def _volume(volume: VolumeInput, bus: str) -> Element:
 
 def _drive(domain: DomainInput) -> Element:
     # q35 has no IDE; its names must not meet those of SCSI or SATA disks.
-    bus, target = ("sata", "sdz") if _is_q35(domain) else ("ide", "hdd")
+    bus = domain.hardware.cdrom or ("sata" if _is_q35(domain) else "ide")
+    if bus not in CDROM_BUSES:
+        raise UnsafeText(f"not a bus of a CD-ROM drive: {bus[:40]!r}")
+    target = "hdd" if bus == "ide" else "sdz"
     element = Element("disk", type="file", device="cdrom")
     SubElement(element, "driver", name="qemu", type="raw")
     SubElement(element, "source", file=domain.drive)

@@ -11,6 +11,7 @@ from agent.resources.texts_xml import UnsafeText
 from agent.spec import Hardware, Topology
 
 GUEST_AGENT = "org.qemu.guest_agent.0"
+CDROM_BUSES = ("ide", "sata", "scsi", "usb")
 VIDEO_MODELS = ("vga", "cirrus", "virtio", "bochs", "qxl")
 WATCHDOG_ACTIONS = ("reset", "poweroff", "pause", "none")
 

@@ -61,6 +61,7 @@ def hardware_of(wish: Wish) -> Hardware:
     found["nvram"] = new_id() if firmware == "uefi" else None
     found["guest_agent"] = is_yes(wish.properties.get("hw_qemu_guest_agent", "yes"))
     found["quiesce"] = is_yes(wish.properties.get("os_require_quiesce", "no"))
+    found["cdrom"] = wish.properties.get("hw_cdrom_bus")
     return _unusual(found)
 
 

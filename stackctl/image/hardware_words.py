@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from stackctl.errors import UsageError
 
 DISK_BUSES = ("virtio", "scsi", "sata", "ide", "usb")
+CDROM_BUSES = ("scsi", "sata", "ide", "usb")
 NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3")
 VIDEO_MODELS = ("vga", "cirrus", "virtio", "bochs", "qxl", "none")
 WATCHDOG_ACTIONS = ("disabled", "none", "reset", "poweroff", "pause")
@@ -35,12 +36,13 @@ def check_hardware(properties: Mapping[str, str]) -> None:
                 f"{wanted}.",
                 hint=f"stackctl image-unset IMAGE --property {name}   (the usual one is taken)",
             )
-    if properties.get("hw_disk_bus") == "ide" and "q35" in properties.get("hw_machine_type", ""):
-        raise UsageError(
-            "Image property hw_disk_bus is 'ide' and hw_machine_type is "
-            f"'{properties['hw_machine_type']}': a q35 machine has no IDE.",
-            hint="stackctl image-set IMAGE --property hw_disk_bus=sata",
-        )
+    for name in ("hw_disk_bus", "hw_cdrom_bus"):
+        if properties.get(name) == "ide" and "q35" in properties.get("hw_machine_type", ""):
+            raise UsageError(
+                f"Image property {name} is 'ide' and hw_machine_type is "
+                f"'{properties['hw_machine_type']}': a q35 machine has no IDE.",
+                hint=f"stackctl image-set IMAGE --property {name}=sata",
+            )
 
 
 def check_count(what: str, text: str) -> int:
@@ -70,6 +72,7 @@ _WORDS: dict[str, tuple[Callable[[str], bool], str]] = {
         "use pc, q35 or a versioned machine of the hosts' qemu (stackctl host-show lists them)",
     ),
     "hw_disk_bus": _one_of(*DISK_BUSES),
+    "hw_cdrom_bus": _one_of(*CDROM_BUSES),
     "hw_scsi_model": _one_of("virtio-scsi"),
     "hw_vif_model": _one_of(*NIC_MODELS),
     "hw_cpu_sockets": _COUNT,

@@ -78,6 +78,9 @@ CASES = {
         nic_model="e1000e",
         hardware=Hardware(video="vga", watchdog="none", guest_agent=False),
     ),
+    "q35-uefi-cdrom": replace(
+        TCG, machine_type="pc-q35-7.2", hardware=Hardware(cdrom="scsi", video="virtio")
+    ),
     "ide": replace(TCG, disk_bus="ide", nic_model="rtl8139", hardware=Hardware(video="cirrus")),
     "usb": replace(TCG, disk_bus="usb", nic_model="vmxnet3", hardware=Hardware(video="bochs")),
     "direct-kernel": replace(

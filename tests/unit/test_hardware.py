@@ -124,6 +124,7 @@ def test_another_flavor_changes_what_flavors_have_a_say_in():
         ("hw_firmware_type", "efi"),
         ("hw_machine_type", "virt"),
         ("hw_disk_bus", "fdc"),
+        ("hw_cdrom_bus", "virtio"),
         ("hw_scsi_model", "lsilogic"),
         ("hw_vif_model", "ne2k"),
         ("hw_cpu_sockets", "0"),
