@@ -216,7 +216,7 @@ def test_a_guest_boots_by_uefi_and_keeps_its_variables_until_it_is_made_anew(
     with guest_image.open("rb") as stream:
         create_image(context, NewImage("guests-real", properties=properties), stream).check()
     create_flavor(context, NewFlavor("guests-real", vcpus=1, ram_mb=256, disk_gb=1)).check()
-    add_keypair(context, "guests-real", lab_key.with_suffix(".pub").read_text()).check()
+    add_keypair(context, "guests-real", lab_key.with_suffix(".pub").read_bytes()).check()
     fleet.start(
         *("boot", "real", "--image", "guests-real", "--flavor", "guests-real", "--host", "host1"),
         *("--key", "guests-real", "--nic", "net=faults", "--wait", "ssh"),
