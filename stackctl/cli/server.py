@@ -102,6 +102,7 @@ SHOW = (
     Column("Zone", "zone"),
     Column("Security Groups", "security_groups"),
     Column("Volumes", "volumes"),
+    Column("Hardware", "hardware"),
     Column("Metadata", "metadata"),
     Column("Tags", "tags"),
     Column("Locked", _lock),

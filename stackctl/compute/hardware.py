@@ -85,6 +85,12 @@ def video_of(wish: Wish) -> str | None:
     return (model if named else USUAL_VIDEO) if wish.vnc else None
 
 
+def shown(hardware: Hardware) -> dict[str, str]:
+    """What is unusual about a machine, in words of the images' properties."""
+    words = {key: _word(value) for key, value in hardware.items() if key != "nvram"}
+    return words | ({"firmware": "uefi"} if "nvram" in hardware else {})
+
+
 def check_specs(specs: Mapping[str, str]) -> None:
     """UsageError when an extra spec of a flavor has a value that no machine can be made of."""
     for part in PARTS:
@@ -182,6 +188,12 @@ def _score(topology: Numbers, preferred: Numbers) -> int:
 
 def _text(numbers: Numbers | list[int]) -> str:
     return ":".join(str(number or "-") for number in numbers)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ":".join(map(str, value))
+    return {True: "yes", False: "no"}.get(value, str(value))
 
 
 def _one_of(specs: Mapping[str, str], key: str, known: tuple[str, ...]) -> None:

@@ -99,7 +99,8 @@ class Fault:
 @dataclass(frozen=True)
 class Server:
     """A server as people see it; states as of ``observed_at``. ``security_groups`` are the names
-    of those that any of its ports is in; ``volumes`` are names and devices."""
+    of those that any of its ports is in; ``volumes`` are names and devices; ``hardware`` is what
+    its machine has beside the usual."""
 
     id: str
     name: str
@@ -130,6 +131,7 @@ class Server:
     lock_reason: str = ""
     tags: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
+    hardware: dict[str, str] = field(default_factory=dict)
 
     def networks(self) -> dict[str, list[str]]:
         """Addresses by network name, first NIC first; floating IPs after what they stand for."""

@@ -23,7 +23,7 @@ from stackctl.errors import Conflict, NoCapacity, UsageError
 from stackctl.hostspec import build_spec, load_snapshot
 from stackctl.image import service as images
 from stackctl.image.types import ImageChange
-from stackctl.state import read
+from stackctl.state import read, write
 from tests.builders import furnished
 
 
@@ -202,6 +202,28 @@ def test_a_rebuilt_server_has_new_uefi_variables_and_a_resized_one_keeps_them(on
     again = spec_of(one).hardware
     assert again.nvram not in (None, first.nvram)
     assert again.video == "vga"
+
+
+def test_a_server_shows_what_is_unusual_about_its_machine(one):
+    one.booted("plain")
+    say_of_image(one, hw_firmware_type="uefi", hw_cpu_max_sockets="1", hw_qemu_guest_agent="no")
+    one.booted("odd", vnc=True)
+    assert one.server("plain").hardware == {}
+    assert one.server("odd").hardware == {
+        "firmware": "uefi",
+        "topology": "1:1:1",
+        "guest_agent": "no",
+        "video": "vga",
+    }
+
+
+def test_a_server_from_before_keeps_its_machine_and_its_drive(one):
+    """As the migration leaves its row."""
+    one.booted()
+    with write(one.cloud) as writer:
+        writer.run("UPDATE servers SET random_seed = NULL, vnc_asked = NULL")
+    assert spec_of(one).hardware == USUAL_HARDWARE
+    assert spec_of(one).guest.seed is None
 
 
 def test_a_display_is_given_later_and_taken_again(one):
