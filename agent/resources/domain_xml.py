@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from agent.resources.hardware_xml import (
-    CDROM_BUSES,
     GUEST_AGENT,
     FirmwareInput,
     add_firmware,
     add_hardware,
+    drive_element,
     topology_element,
 )
 from agent.resources.texts_xml import UnsafeText as UnsafeText
@@ -389,11 +389,11 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         raise UnsafeText(f"not a disk bus: {domain.disk_bus[:40]!r}")
     if _is_q35(domain):
         _add_slots(devices, domain)
-    if "scsi" in (domain.disk_bus, domain.hardware.cdrom):
+    if "scsi" in (domain.disk_bus, _cdrom_bus(domain)):
         SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
     for element in _disks(domain, prefix):
         devices.append(element)
-    devices.append(_drive(domain))
+    devices.append(drive_element(domain.drive, _cdrom_bus(domain)))
     for nic in domain.nics:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
     _add_console(devices, domain)
@@ -428,6 +428,11 @@ def _is_q35(domain: DomainInput) -> bool:
     return "q35" in domain.machine_type
 
 
+def _cdrom_bus(domain: DomainInput) -> str:
+    # q35 has no IDE.
+    return domain.hardware.cdrom or ("sata" if _is_q35(domain) else "ide")
+
+
 def _add_slots(devices: Element, domain: DomainInput) -> None:
     """Nothing can be plugged into a running q35 machine but into a PCIe port that is free."""
     SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
@@ -459,21 +464,6 @@ def _volume(volume: VolumeInput, bus: str) -> Element:
     if not _TARGET.fullmatch(volume.target) or volume.target[:2] != DISK_PREFIXES.get(bus):
         raise UnsafeText(f"not a device of the bus {bus[:40]!r}: {volume.target[:40]!r}")
     return _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
-
-
-def _drive(domain: DomainInput) -> Element:
-    # q35 has no IDE; its names must not meet those of SCSI or SATA disks.
-    bus = domain.hardware.cdrom or ("sata" if _is_q35(domain) else "ide")
-    if bus not in CDROM_BUSES:
-        raise UnsafeText(f"not a bus of a CD-ROM drive: {bus[:40]!r}")
-    target = "hdd" if bus == "ide" else "sdz"
-    element = Element("disk", type="file", device="cdrom")
-    SubElement(element, "driver", name="qemu", type="raw")
-    SubElement(element, "source", file=domain.drive)
-    SubElement(element, "backingStore")
-    SubElement(element, "target", dev=target, bus=bus)
-    SubElement(element, "readonly")
-    return element
 
 
 def _nic(nic: NicInput, model: str, offload: bool) -> Element:

@@ -41,6 +41,23 @@ def topology_element(topology: Topology, vcpus: int) -> Element:
     return Element("topology", dict(zip(names, map(str, counts))))
 
 
+def drive_element(path: str, bus: str) -> Element:
+    """The config drive, whose name must not meet those of disks."""
+    if bus not in CDROM_BUSES:
+        raise UnsafeText(f"not a bus of a CD-ROM drive: {bus[:40]!r}")
+    element = Element("disk", type="file", device="cdrom")
+    SubElement(element, "driver", name="qemu", type="raw")
+    SubElement(element, "source", file=path)
+    SubElement(element, "backingStore")
+    SubElement(element, "target", dev="hdd" if bus == "ide" else "sdz", bus=bus)
+    SubElement(element, "readonly")
+    if bus == "scsi":
+        # By its name libvirt would give it another controller, of a kind that few guests know.
+        where = {"controller": "0", "bus": "0", "target": "1", "unit": "0"}
+        SubElement(element, "address", type="drive", **where)
+    return element
+
+
 def add_hardware(devices: Element, hardware: Hardware) -> None:
     """The line to the agent in the guest, a display, a watchdog, a source of random numbers."""
     if hardware.guest_agent:
