@@ -53,8 +53,8 @@ def drive_element(path: str, bus: str) -> Element:
     SubElement(element, "readonly")
     if bus == "scsi":
         # By its name libvirt would give it another controller, of a kind that few guests know.
-        where = {"controller": "0", "bus": "0", "target": "1", "unit": "0"}
-        SubElement(element, "address", type="drive", **where)
+        where = {"type": "drive", "controller": "0", "bus": "0", "target": "1", "unit": "0"}
+        SubElement(element, "address", where)
     return element
 
 
