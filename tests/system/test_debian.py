@@ -184,7 +184,7 @@ def test_a_snapshot_of_a_guest_at_work_has_a_file_system_at_rest(
     debian.run(f"touch going work; nohup sh -c '{writer}' > /dev/null 2>&1 &")
     done = debian.fleet.start("image-snapshot", NAME, "deb-copy").wait(600)
     assert done.exit == 0, str(done)
-    assert "work" in debian.run("pgrep -a dd; rm going")
+    assert "of=work" in debian.run("pgrep -fa urandom; rm going")
     told = debian.fleet.run("events", NAME, "-f", "json", "-c", "Message").json
     assert any("image deb-copy made" in row["Message"] for row in told)
     assert any(row["Message"].endswith("bytes, quiesced") for row in told)
