@@ -180,11 +180,11 @@ def test_a_password_is_set_by_the_agent(debian: Guest) -> None:
 def test_a_snapshot_of_a_guest_at_work_has_a_file_system_at_rest(
     debian: Guest, tmp_path: Path
 ) -> None:
-    writer = "while [ -e going ]; do dd if=/dev/urandom of=work bs=64k count=16; done"
-    debian.run(f"touch going work; nohup sh -c '{writer}' > /dev/null 2>&1 &")
+    writer = "while :; do dd if=/dev/urandom of=/work bs=64k count=16; done"
+    debian.run(f"sudo systemd-run --unit=writer sh -c '{writer}'")
     done = debian.fleet.start("image-snapshot", NAME, "deb-copy").wait(600)
     assert done.exit == 0, str(done)
-    assert "of=work" in debian.run("pgrep -fa urandom; rm going")
+    assert debian.run("systemctl is-active writer; sudo systemctl stop writer") == "active\n"
     told = debian.fleet.run("events", NAME, "-f", "json", "-c", "Message").json
     assert any("image deb-copy made" in row["Message"] for row in told)
     assert any(row["Message"].endswith("bytes, quiesced") for row in told)
