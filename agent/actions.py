@@ -1,21 +1,23 @@
 """Actions: what a controller asks of a host beside being what its spec says.
 
 They run side by side, each answered by its own ``result``, until ``bye``. One ``relay`` (or
-``console``) at a time may be open: after its result, bytes on the channel are the relay's. Or one
-``snapshot``: bytes between its ``stream`` and its result are a file.
+``console``, or ``display``) at a time may be open: after its result, bytes on the channel are the
+relay's. Or one ``snapshot``: bytes between its ``stream`` and its result are a file.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from agent import layout, prune, purge, snapshots, tracing, waiting, whereabouts
+from agent import layout, picture, prune, purge, snapshots, tracing, waiting, whereabouts
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed, fault_of
-from agent.relay import Console, Relay
+from agent.relay import Console, Relay, running_display, to_display, to_port
+from agent.resources.domain_xml import has_guest_agent
 from agent.spec import to_plain
 from agent.store import Store
 from agent.system import files, libvirt_conn
@@ -49,7 +51,7 @@ def serve(channel: Channel, store: Store) -> None:
                 return
             elif frame.message["type"] != "act":
                 raise WireError(f"expected act or bye, got {frame.message['type'][:40]!r}")
-            elif frame.message.get("name") in ("relay", "console"):
+            elif frame.message.get("name") in ("relay", "console", "display"):
                 relay = _open_relay(channel, store, frame.message)
             else:
                 pool = pool or _pool()
@@ -73,8 +75,10 @@ def _open_relay(channel: Channel, store: Store, message: Args) -> Optional[Way]:
     try:
         if message["name"] == "console":
             relay = Console(channel, store.data, _args(message))
+        elif message["name"] == "display":
+            relay = to_display(channel, _args(message))
         else:
-            relay = Relay(channel, _args(message))
+            relay = to_port(channel, _args(message))
     except Exception as error:
         _send_fault(channel, message, error)
         return None
@@ -148,6 +152,28 @@ def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
     return {"xml": libvirt_conn.live_xml(layout.checked(args["server_id"]))}
 
 
+def has_display(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """Whether a guest runs with a display: {server_id}; StepFailed says why not."""
+    running_display(args["server_id"])
+    return {}
+
+
+def screenshot(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """What a guest's display shows, as a PNG: {server_id}."""
+    running_display(args["server_id"])
+    shown = libvirt_conn.screenshot(layout.checked(args["server_id"]))
+    return {"png": base64.b64encode(picture.to_png(shown)).decode()}
+
+
+def set_password(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """Have the agent in a guest set a user's password: {server_id, user, password}."""
+    server_id = layout.checked(args["server_id"])
+    if not has_guest_agent(libvirt_conn.live_xml(server_id)):
+        raise StepFailed("no qemu-guest-agent answers in the guest, and only that can do it")
+    libvirt_conn.set_password(server_id, str(args["user"]), str(args["password"]))
+    return {}
+
+
 _ACTIONS: dict[str, Action] = {
     "abort-move": lazily("agent.departure", "abort_move"),
     "can-run-server": lazily("agent.arrival", "can_run"),
@@ -158,6 +184,9 @@ _ACTIONS: dict[str, Action] = {
     "look-server": whereabouts.look,
     "resume-server": whereabouts.resume,
     "inspect-domain": lazily("agent.adopting", "inspect_domain"),
+    "has-display": has_display,
+    "screenshot": screenshot,
+    "set-password": set_password,
     "wait-guest": waiting.wait_guest,
     "list-images": prune.list_images,
     "prune-images": prune.prune_images,

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from agent.spec import HostSettings
 from agent.store import now
-from agent.system import files, libvirt_conn, ovs
+from agent.system import files, firmware, libvirt_conn, ovs
 from agent.system.libvirt_conn import LibvirtError
 from agent.system.run import CommandFailed, run
 
@@ -119,10 +119,17 @@ def _libvirt(versions: Facts) -> Facts:
     try:
         engine = libvirt_conn.versions()
         versions.update(libvirt=engine.libvirt, qemu=engine.qemu)
-        return {"machine_types": machine_types(libvirt_conn.capabilities())}
+        types = machine_types(libvirt_conn.capabilities())
+        return {"machine_types": types, "firmware": _firmware(types)}
     except LibvirtError as error:
         versions.update(libvirt=None, qemu=None)
         return {"machine_types": {}, "libvirt_error": str(error)}
+
+
+def _firmware(types: Facts) -> list[str]:
+    """What can start a guest on every usual machine."""
+    usual = [types[name] for name in ("pc", "q35") if name in types]
+    return ["bios", "uefi"] if all(map(firmware.find_uefi, usual)) else ["bios"]
 
 
 def _nics() -> list[Facts]:

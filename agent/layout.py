@@ -96,6 +96,11 @@ def passage(data: Path, server_id: str) -> Path:
     return data / "moves" / checked(server_id)
 
 
+def nvram(data: Path, server_id: str, nvram_id: str) -> Path:
+    """The UEFI variables of a server."""
+    return server(data, server_id) / f"nvram-{checked(nvram_id)}.fd"
+
+
 def leases(data: Path, subnet_id: str) -> Path:
     """The lease file of a subnet's dnsmasq."""
     return data / "dhcp" / checked(subnet_id) / "leases"

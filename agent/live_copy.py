@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from agent import killpoint, layout, store
 from agent.faults import StepFailed
 from agent.resources.domain_xml import backup_xml, disk_target, has_guest_agent
+from agent.spec import HostSpec
 from agent.system import files, libvirt_conn
 from agent.system.libvirt_conn import LibvirtError
 from agent.system.qemu_img import ImageFile
@@ -64,16 +65,23 @@ def copy(
     target: ImageFile,
     check: Callable[[], None],
     limit_s: float,
+    must_be_quiet: bool = False,
 ) -> Moment:
     """Copy a disk of a running guest, whose lock is held; ``check`` is asked meanwhile.
 
-    A copy that was not finished goes on no longer.
+    A copy that was not finished goes on no longer. ``must_be_quiet``: StepFailed when the agent in
+    the guest does not help.
     """
     xml = libvirt_conn.live_xml(server_id)
     device = disk_target(xml, str(source))
     if device is None:
         raise StepFailed(f"the guest does not run with {source.name} (any more)")
     quiet = has_guest_agent(xml) and _freeze(data, server_id)
+    if must_be_quiet and not quiet:
+        raise StepFailed(
+            "the image of this server says that its file systems must be quiet "
+            "(os_require_quiesce), and no agent in the guest could see to that"
+        )
     try:
         moment = Moment(store.now(), quiet)
         job = backup_xml(device, str(target.path), target.format)
@@ -88,6 +96,12 @@ def copy(
         abort(server_id)
         raise
     return moment
+
+
+def must_be_quiet(spec: Optional[HostSpec], server_id: str) -> bool:
+    """Whether a server's disk may be copied with the help of its agent only."""
+    servers = () if spec is None else spec.servers
+    return any(each.hardware.quiesce for each in servers if each.id == server_id)
 
 
 def abort(server_id: str) -> None:

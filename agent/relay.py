@@ -1,4 +1,4 @@
-"""Ways into a guest joined to the channel: a TCP connection, or its serial console."""
+"""Ways into a guest joined to the channel: a TCP connection, its display, its serial console."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from agent import layout
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed
 from agent.resources.domain_xml import console_path
+from agent.resources.hardware_xml import display_socket
 from agent.system import files, libvirt_conn, sockets
 from agent.wire import BLOB_CHUNK_BYTES
 
@@ -28,15 +29,9 @@ class Relay:
     It is over when the guest has said all it had to say: what still comes for it is dropped.
     """
 
-    def __init__(self, channel: Channel, args: dict[str, Any]) -> None:
-        """Connect: {subnet_id, address, port}; StepFailed when the guest does not answer."""
-        self._channel = channel
-        address, port = str(args["address"]), int(args["port"])
-        namespace = layout.dhcp_namespace(args["subnet_id"])
-        try:
-            self._guest = sockets.connect(namespace, address, port, CONNECT_TIMEOUT_S)
-        except OSError as error:
-            raise StepFailed(f"{address} port {port}: {error}") from None
+    def __init__(self, channel: Channel, guest: socket.socket) -> None:
+        """Take a connection that is there."""
+        self._channel, self._guest = channel, guest
         self._guest.settimeout(WRITE_TIMEOUT_S)
         self._thread = threading.Thread(target=self._from_guest, name="relay", daemon=True)
 
@@ -80,6 +75,36 @@ class Relay:
             return self._guest.recv(BLOB_CHUNK_BYTES)
         except OSError:
             return b""
+
+
+def to_port(channel: Channel, args: dict[str, Any]) -> Relay:
+    """A TCP port of a guest: {subnet_id, address, port}; StepFailed when it does not answer."""
+    address, port = str(args["address"]), int(args["port"])
+    namespace = layout.dhcp_namespace(args["subnet_id"])
+    try:
+        return Relay(channel, sockets.connect(namespace, address, port, CONNECT_TIMEOUT_S))
+    except OSError as error:
+        raise StepFailed(f"{address} port {port}: {error}") from None
+
+
+def to_display(channel: Channel, args: dict[str, Any]) -> Relay:
+    """A guest's display, which speaks RFB: {server_id}; StepFailed when it has none now."""
+    path = running_display(args["server_id"])
+    try:
+        return Relay(channel, sockets.connect_local(path, CONNECT_TIMEOUT_S))
+    except OSError as error:
+        raise StepFailed(f"the display of the guest does not answer: {error}") from None
+
+
+def running_display(server_id: str) -> str:
+    """Where the display of a guest is; StepFailed when it does not run with one."""
+    server_id = layout.checked(server_id)
+    if libvirt_conn.state(server_id) not in ("RUNNING", "PAUSED"):
+        raise StepFailed("the guest does not run, so it shows nothing")
+    path = display_socket(libvirt_conn.live_xml(server_id))
+    if path is None:
+        raise StepFailed("the guest was started without a display; it has one after a hard reboot")
+    return path
 
 
 class Console:

@@ -39,15 +39,16 @@ def serve(channel: Channel, store: Store, action_id: str, args: Args) -> Args:
     ``stream`` with the size comes first, then the bytes, then the result.
     """
     disk = _disk(store, args)
+    strict = live_copy.must_be_quiet(store.spec(), disk.server_id)
     with live_copy.alone(store.data, disk.server_id, LOCK_TIMEOUT_S):
-        return _serve(channel, store.data, action_id, disk)
+        return _serve(channel, store.data, action_id, disk, strict)
 
 
-def _serve(channel: Channel, data: Path, action_id: str, disk: Disk) -> Args:
+def _serve(channel: Channel, data: Path, action_id: str, disk: Disk, strict: bool) -> Args:
     _clear(data, disk.server_id)
     copy = _file(data, disk.server_id)
     try:
-        quiesced = _copy(data, disk, copy, channel.check)
+        quiesced = _copy(data, disk, copy, channel.check, strict)
         return {"sha256": _send(channel, action_id, copy), "quiesced": quiesced}
     except OSError as error:
         if files.is_full(error):
@@ -88,7 +89,7 @@ def _disk(store: Store, args: Args) -> Disk:
     return found
 
 
-def _copy(data: Path, disk: Disk, copy: Path, check: Check) -> bool:
+def _copy(data: Path, disk: Disk, copy: Path, check: Check, strict: bool) -> bool:
     """Make the copy; whether the guest's file systems were quiet meanwhile."""
     source = ImageFile(layout.lies_at(layout.disk(data, disk.id, disk.format)), disk.format)
     _check_space(source.path, copy.parent, disk)
@@ -98,7 +99,7 @@ def _copy(data: Path, disk: Disk, copy: Path, check: Check) -> bool:
         killpoint.reached(f"disk {disk.id} copied")
         return True
     target = ImageFile(copy, "qcow2")
-    moment = live_copy.copy(data, disk.server_id, source.path, target, check, LIMIT_S)
+    moment = live_copy.copy(data, disk.server_id, source.path, target, check, LIMIT_S, strict)
     killpoint.reached(f"disk {disk.id} copied")
     return moment.quiet
 

@@ -368,7 +368,7 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class Guest:
-    """What the config drive tells the guest."""
+    """What the config drive tells the guest. ``seed`` is random, in base64, and stays the same."""
 
     hostname: str
     name: str
@@ -379,6 +379,43 @@ class Guest:
     metadata: tuple[tuple[str, str], ...] = ()
     user_data_sha256: Optional[str] = None
     files: tuple[FileContent, ...] = ()
+    vendor_data_sha256: Optional[str] = None
+    seed: Optional[str] = None
+    instance_type: str = ""
+    image_id: str = ""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How a guest sees its virtual CPUs."""
+
+    sockets: int
+    cores: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a server's machine has beside the usual, as its image, its flavor or whoever booted it
+    asked for.
+
+    ``nvram``: it boots by UEFI, whose variables lie in a file of this id; a server made anew has
+    another one. ``video``: a display of this model, for VNC. ``watchdog``: what happens when the
+    guest does not feed it. ``quiesce``: its disk is not copied without its agent's help.
+    ``cdrom``: the bus of its config drive.
+    """
+
+    nvram: Optional[str] = None
+    topology: Optional[Topology] = None
+    video: Optional[str] = None
+    watchdog: Optional[str] = None
+    rng: bool = True
+    guest_agent: bool = True
+    quiesce: bool = False
+    cdrom: Optional[str] = None
+
+
+USUAL_HARDWARE = Hardware()
 
 
 @dataclass(frozen=True)
@@ -418,6 +455,7 @@ class Server:
     moving: bool = False
     volumes: tuple[Attachment, ...] = ()
     adopts: bool = False
+    hardware: Hardware = USUAL_HARDWARE
 
 
 @dataclass(frozen=True)

@@ -7,37 +7,64 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from agent import layout
+from agent.resources.domain_xml import DISK_PREFIXES
 from agent.spec import FixedAddress, HostSpec, Network, Port, Server, Subnet
 from agent.system import files, iso
 
 LABEL = "config-2"
+
+OPENSTACK_VERSIONS = (
+    *("2012-08-10", "2013-04-04", "2013-10-17", "2015-10-15", "2016-06-30", "2016-10-06"),
+    *("2017-02-22", "2018-08-27", "2020-10-14", "latest"),
+)
+"""As in Nova; ``latest`` comes after all dates."""
+
+EC2_VERSIONS = ("2009-04-04", "latest")
+EC2_DISKS = {"ephemeral": "ephemeral0", "swap": "swap"}
 
 Blob = Callable[[str], bytes]
 
 
 def compile_tree(spec: HostSpec, server: Server, blob: Blob) -> dict[str, bytes]:
     """The files of a server's config drive by their path. ``blob`` gives the content of a hash."""
-    contents = {
-        f"openstack/content/{index:04d}": blob(file.sha256)
-        for index, file in enumerate(server.guest.files)
-    }
+    guest = server.guest
     tree = {
-        "openstack/latest/meta_data.json": _json(meta_data(server)),
-        "openstack/latest/network_data.json": _json(network_data(spec, server)),
-        "openstack/latest/vendor_data.json": _json({}),
-        "ec2/latest/meta-data.json": _json(ec2_meta_data(spec, server)),
-        **contents,
+        f"openstack/content/{index:04d}": blob(file.sha256)
+        for index, file in enumerate(guest.files)
     }
-    if server.guest.user_data_sha256 is not None:
-        user_data = blob(server.guest.user_data_sha256)
-        tree["openstack/latest/user_data"] = user_data
-        tree["ec2/latest/user-data"] = user_data
+    user_data = None if guest.user_data_sha256 is None else blob(guest.user_data_sha256)
+    vendor = b"{}" if guest.vendor_data_sha256 is None else blob(guest.vendor_data_sha256)
+    documents = _documents(spec, server, json.loads(vendor))
+    for version in OPENSTACK_VERSIONS:
+        for name, (since, content) in documents.items():
+            if since <= version:
+                tree[f"openstack/{version}/{name}"] = content(version)
+        if user_data is not None:
+            tree[f"openstack/{version}/user_data"] = user_data
+    for version in EC2_VERSIONS:
+        tree[f"ec2/{version}/meta-data.json"] = _json(ec2_meta_data(spec, server))
+        if user_data is not None:
+            tree[f"ec2/{version}/user-data"] = user_data
     return tree
+
+
+def _documents(
+    spec: HostSpec, server: Server, vendor: Any
+) -> dict[str, tuple[str, Callable[[str], bytes]]]:
+    """The JSON files, each with the version that had it first, and made for a version."""
+    network, static = network_data(spec, server), {"static": vendor} if vendor else {}
+    return {
+        "meta_data.json": ("", lambda version: _json(meta_data(spec, server, version))),
+        "vendor_data.json": ("2013-10-17", lambda _: _json(vendor)),
+        "network_data.json": ("2015-10-15", lambda _: _json(network)),
+        "vendor_data2.json": ("2016-10-06", lambda _: _json(static)),
+    }
 
 
 def build(data: Path, spec: HostSpec, server: Server, blob: Blob) -> None:
@@ -46,25 +73,52 @@ def build(data: Path, spec: HostSpec, server: Server, blob: Blob) -> None:
     iso.build(layout.drive(data, server.id), LABEL, compile_tree(spec, server, blob))
 
 
-def meta_data(server: Server) -> dict[str, Any]:
-    """OpenStack's meta_data.json."""
+def meta_data(spec: HostSpec, server: Server, version: str = "latest") -> dict[str, Any]:
+    """OpenStack's meta_data.json, with what a version of it has."""
     guest = server.guest
-    return {
+    found: dict[str, Any] = {
         "uuid": server.id,
         "name": guest.name,
         "hostname": guest.hostname,
         "launch_index": guest.launch_index,
         "availability_zone": guest.availability_zone,
-        "project_id": guest.project_id,
         "public_keys": {key.name: key.key for key in guest.public_keys},
         "keys": [{"type": "ssh", "name": key.name, "data": key.key} for key in guest.public_keys],
         "meta": dict(guest.metadata),
-        "devices": [],
         "files": [
             {"path": file.path, "content_path": f"/content/{index:04d}", "mode": file.mode}
             for index, file in enumerate(guest.files)
         ],
     }
+    if guest.seed is not None and version >= "2013-04-04":
+        found["random_seed"] = guest.seed
+    if version >= "2015-10-15":
+        found["project_id"] = guest.project_id
+    if version >= "2016-06-30":
+        found["devices"] = _devices(spec, server)
+    if version >= "2020-10-14":
+        found["dedicated_cpus"] = []
+    return found
+
+
+def _devices(spec: HostSpec, server: Server) -> list[dict[str, Any]]:
+    """NICs by their MACs, volumes by their serials (whole ids); where they sit, qemu decides."""
+    nics = [
+        {"type": "nic", "bus": "none", "address": "none", "mac": port.mac, "tags": []}
+        for port in ports_of(spec, server)
+    ]
+    volumes = [
+        {
+            "type": "disk",
+            "bus": server.disk_bus,
+            "address": "none",
+            "tags": [],
+            "serial": each.volume_id,
+            "path": f"/dev/{each.device}",
+        }
+        for each in sorted(server.volumes, key=lambda each: each.device)
+    ]
+    return [*nics, *volumes]
 
 
 def network_data(spec: HostSpec, server: Server) -> dict[str, Any]:
@@ -72,10 +126,12 @@ def network_data(spec: HostSpec, server: Server) -> dict[str, Any]:
     networks = {network.id: network for network in spec.networks}
     ports = ports_of(spec, server)
     entries = [entry for port in ports for entry in _addresses(port, networks.get(port.network_id))]
+    # What the guest must know by itself; DHCP and router advertisements tell the rest.
+    services = [service for entry in entries for service in entry.get("services", ())]
     return {
         "links": [_link(port, networks.get(port.network_id)) for port in ports],
         "networks": [{"id": f"network{index}", **entry} for index, entry in enumerate(entries)],
-        "services": [],
+        "services": [each for at, each in enumerate(services) if each not in services[:at]],
     }
 
 
@@ -90,17 +146,41 @@ def ec2_meta_data(spec: HostSpec, server: Server) -> dict[str, Any]:
     ]
     keys = enumerate(guest.public_keys)
     return {
-        "instance-id": server.id,
+        "ami-id": guest.image_id,
+        "ami-launch-index": guest.launch_index,
+        "ami-manifest-path": "",
+        "block-device-mapping": block_devices(spec, server),
         "hostname": guest.hostname,
+        "instance-action": "none",
+        "instance-id": server.id,
+        "instance-type": guest.instance_type,
         "local-hostname": guest.hostname,
         "local-ipv4": addresses[0] if addresses else "",
-        "ami-launch-index": guest.launch_index,
         "placement": {"availability-zone": guest.availability_zone},
+        "public-hostname": guest.hostname,
+        "public-ipv4": "",
         "public-keys": {
             str(index): {"_name": f"{index}={key.name}", "openssh-key": key.key}
             for index, key in keys
         },
+        "reservation-id": "",
     }
+
+
+def block_devices(spec: HostSpec, server: Server) -> dict[str, str]:
+    """EC2's names for a server's disks and volumes, and the devices that the guest has them as."""
+    kinds = {disk.id: disk.kind for disk in spec.disks}
+    taken = {each.device for each in server.volumes}
+    prefix = DISK_PREFIXES[server.disk_bus]
+    free = [f"{prefix}{letter}" for letter in string.ascii_lowercase]
+    free = [device for device in free if device not in taken]
+    mapping = {"ami": f"{prefix}a", "root": f"/dev/{prefix}a"}
+    for disk_id, device in zip(server.disks, free):
+        if kinds.get(disk_id) in EC2_DISKS:
+            mapping[EC2_DISKS[kinds[disk_id]]] = f"/dev/{device}"
+    for index, each in enumerate(sorted(server.volumes, key=lambda each: each.device)):
+        mapping[f"ebs{index}"] = f"/dev/{each.device}"
+    return mapping
 
 
 def ports_of(spec: HostSpec, server: Server) -> list[Port]:

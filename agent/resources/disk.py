@@ -13,11 +13,12 @@ from agent.resources import domain_power, nic
 from agent.resources.base import Host, Step
 from agent.resources.domain_xml import disk_files
 from agent.spec import Disk, HostSpec, Server, Tombstone
-from agent.system import files, libvirt_conn, qemu_img
+from agent.system import files, libvirt_conn, mkfs, qemu_img
 from agent.system.qemu_img import ImageFile
 from agent.wire import Fault
 
 FORMATS = ("qcow2", "raw")
+EPHEMERAL_LABEL = "ephemeral0"
 
 
 class DiskKind:
@@ -164,7 +165,7 @@ def build(data: Path, spec: HostSpec, disk: Disk) -> None:
         if disk.source_id is not None:
             _clone(data, disk, part)
         else:
-            _fill(part, base_of(data, spec, disk), disk)
+            _fill(data, part, base_of(data, spec, disk), disk)
         part.path.chmod(0o600)
         files.sync_path(part.path)
         killpoint.reached(f"disk {disk.id} written")
@@ -215,12 +216,29 @@ def base_of(data: Path, spec: HostSpec, disk: Disk) -> Optional[ImageFile]:
     return ImageFile(layout.image(data, image.sha256), sidecar.format)
 
 
-def _fill(part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:
-    if base is None or disk.format == "qcow2":
+def _fill(data: Path, part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:
+    if base is None and disk.kind in ("ephemeral", "swap"):
+        _format(data, part, disk)
+    elif base is None or disk.format == "qcow2":
         qemu_img.create(part, disk.size_bytes, base)
     else:
         qemu_img.copy(base, part)
         qemu_img.resize(part, disk.size_bytes)
+
+
+def _format(data: Path, part: ImageFile, disk: Disk) -> None:
+    """A disk with a file system, or swap, as Nova gives it to guests; made all hole first."""
+    path = layout.disk(data, disk.id, disk.format)
+    plain = ImageFile(_with_part(path)[2], "raw")
+    try:
+        qemu_img.create(plain, disk.size_bytes)
+        if disk.kind == "swap":
+            mkfs.make_swap(plain.path)
+        else:
+            mkfs.make_ext4(plain.path, EPHEMERAL_LABEL)
+        qemu_img.copy(plain, part)
+    finally:
+        plain.path.unlink(missing_ok=True)
 
 
 def _stop_for_copy(server: Server) -> None:
@@ -262,8 +280,10 @@ def _all_of(path: Path) -> tuple[Path, ...]:
     return (*_with_part(path), disk_copies.received(path), disk_copies.unfinished(path))
 
 
-def _with_part(path: Path) -> tuple[Path, Path]:
-    return path, path.with_name(f".{path.name}.part")
+def _with_part(path: Path) -> tuple[Path, Path, Path]:
+    """A file, what it is while it is made, and what that is made of."""
+    part = path.with_name(f".{path.name}.part")
+    return path, part, part.with_name(f"{part.name}.raw")
 
 
 def _present(data: Path) -> Iterator[tuple[str, Path]]:

@@ -16,7 +16,13 @@ from agent import killpoint, layout, store, whereabouts
 from agent.faults import StepFailed, fault_of
 from agent.resources import adoption, configdrive, domain_power, nic, stray
 from agent.resources.base import Facts, Host, Step
-from agent.resources.domain_inputs import Platform, boot_files, domain_input, missing_needs
+from agent.resources.domain_inputs import (
+    Platform,
+    boot_files,
+    domain_input,
+    forget_variables,
+    missing_needs,
+)
 from agent.resources.domain_xml import (
     Described,
     DomainInput,
@@ -292,6 +298,7 @@ class _Work:
         if stopped and (starts or self._existing is None):
             folder = files.make_folder(layout.server(self._host.data, self._server.id), 0o711)
             boot_files(self._host, self._spec, self._server, folder)
+            forget_variables(folder, domain)
             configdrive.build(self._host.data, self._spec, self._server, self._host.blob)
             killpoint.reached(f"domain {self._server.id} has its drive")
         if self._change.define:

@@ -20,8 +20,9 @@ from agent.resources.domain_xml import (
     NicInput,
     VolumeInput,
 )
+from agent.resources.hardware_xml import FirmwareInput
 from agent.spec import DirectKernel, Disk, HostSettings, HostSpec, Image, Server
-from agent.system import files, libvirt_conn
+from agent.system import files, firmware, libvirt_conn
 from agent.system.libvirt_conn import NAME_PREFIX
 
 SERIAL_CHARACTERS = 20
@@ -79,13 +80,14 @@ def domain_input(
 ) -> DomainInput:
     """The inputs of a server's domain. What the row leaves open stays as the domain has it."""
     settled = described.machine_type if described is not None else ""
+    machine_type = server.machine_type or settled or platform.machine_type
     return DomainInput(
         id=server.id,
         name=f"{NAME_PREFIX}{server.id}",
         vcpus=server.vcpus,
         ram_mb=server.ram_mb,
         virt_type=platform.virt_type,
-        machine_type=server.machine_type or settled or platform.machine_type,
+        machine_type=machine_type,
         cpu_mode=server.cpu_mode or platform.cpu_mode,
         disk_bus=server.disk_bus,
         nic_model=server.nic_model,
@@ -96,7 +98,23 @@ def domain_input(
         console_log=str(layout.console_log(host.data, server.id)),
         boot=_boot(host, server),
         volumes=volumes_of(host, spec, server),
+        hardware=server.hardware,
+        firmware=_firmware(host, server, machine_type),
     )
+
+
+def _firmware(host: Host, server: Server, machine_type: str) -> Optional[FirmwareInput]:
+    nvram_id = server.hardware.nvram
+    if nvram_id is None:
+        return None
+    found = firmware.find_uefi(machine_type)
+    if found is None:
+        raise StepFailed(
+            f"this host has no UEFI firmware for the machine {machine_type}: install the package "
+            "ovmf (edk2-ovmf on Fedora)"
+        )
+    kept = str(layout.nvram(host.data, server.id, nvram_id))
+    return FirmwareInput(found.code, found.variables, kept)
 
 
 def nics_of(spec: HostSpec, server: Server) -> tuple[NicInput, ...]:
@@ -163,6 +181,14 @@ def boot_files(host: Host, spec: HostSpec, server: Server, folder: Path) -> None
             if images.cached(host.data, image.sha256) is None:
                 raise StepFailed(f"image {image_id} is not in the cache")
             files.copy(layout.image(host.data, image.sha256), target, 0o600)
+
+
+def forget_variables(folder: Path, domain: DomainInput) -> None:
+    """Remove UEFI variables of what a server was before it was made anew."""
+    kept = "" if domain.firmware is None else Path(domain.firmware.kept).name
+    for path in folder.glob("nvram-*.fd"):
+        if path.name != kept:
+            files.remove(path)
 
 
 def _disk(host: Host, spec: HostSpec, disk_id: str) -> DiskInput:

@@ -12,7 +12,17 @@ from typing import Optional
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from agent.spec import digest, to_plain
+from agent.resources.hardware_xml import (
+    GUEST_AGENT,
+    FirmwareInput,
+    add_firmware,
+    add_hardware,
+    drive_element,
+    topology_element,
+)
+from agent.resources.texts_xml import UnsafeText as UnsafeText
+from agent.resources.texts_xml import check_text
+from agent.spec import USUAL_HARDWARE, Hardware, digest, to_plain
 
 COMPILER = 3
 """Raised when the XML made from the same inputs changes: domains are then redefined."""
@@ -25,26 +35,20 @@ OWN_SLOTS = 4
 
 MARK_URI = "urn:stackctl:server:1"
 MARK_KEY = "stackctl"
-GUEST_AGENT = "org.qemu.guest_agent.0"
-DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
-NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139")
+DISK_PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd", "usb": "sd"}
+NIC_MODELS = ("virtio", "e1000", "e1000e", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3")
 
 _TARGET = re.compile(r"[hsv]d[a-y]")
 _VOLUME_SERIAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 _CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CPU_MODES = ("host-model", "host-passthrough", "maximum")
-_UNSAFE_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _OFFLOADS = {
     "host": ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf"),
     "guest": ("csum", "tso4", "tso6", "ecn", "ufo"),
 }
 
 ElementTree.register_namespace(MARK_KEY, MARK_URI)
-
-
-class UnsafeText(ValueError):
-    """A value that XML or libvirt cannot carry as it is."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class DomainInput:
     console_log: str
     boot: Optional[BootInput] = None
     volumes: tuple[VolumeInput, ...] = ()
+    hardware: Hardware = USUAL_HARDWARE
+    firmware: Optional[FirmwareInput] = None
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,11 @@ class Described:
 def input_digest(domain: DomainInput) -> str:
     """Names the inputs of a definition: equal digests, equal domains."""
     inputs = to_plain(domain)
-    if not domain.volumes:
-        # Definitions from before there were volumes stay what they are.
-        del inputs["volumes"]
+    # Definitions from before there were such things stay what they are.
+    later = (("volumes", ()), ("hardware", USUAL_HARDWARE), ("firmware", None))
+    for name, usual in later:
+        if getattr(domain, name) == usual:
+            del inputs[name]
     return digest([COMPILER, inputs])
 
 
@@ -158,12 +166,12 @@ def compile_domain(domain: DomainInput, mark: Mark) -> str:
     features = SubElement(root, "features")
     SubElement(features, "acpi")
     SubElement(features, "apic")
-    root.append(_cpu(domain.cpu_mode))
+    root.append(_cpu(domain))
     _add_clock(root, domain)
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
         SubElement(root, f"on_{event}").text = action
     _add_devices(SubElement(root, "devices"), domain)
-    _check_text(root)
+    check_text(root)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -171,14 +179,14 @@ def compile_domain(domain: DomainInput, mark: Mark) -> str:
 def nic_xml(nic: NicInput, model: str, offload: bool) -> str:
     """The XML of one NIC, to plug it into a domain that runs."""
     element = _nic(nic, model, offload)
-    _check_text(element)
+    check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
 
 
 def volume_xml(volume: VolumeInput, bus: str) -> str:
     """The XML of one volume, to plug it into a domain that runs."""
     element = _volume(volume, bus)
-    _check_text(element)
+    check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
 
 
@@ -188,14 +196,14 @@ def backup_xml(target: str, path: str, disk_format: str) -> str:
     disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file", backup="yes")
     SubElement(disk, "driver", type=disk_format)
     SubElement(disk, "target", file=path)
-    _check_text(root)
+    check_text(root)
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def mark_xml(mark: Mark) -> str:
     """The mark alone, as libvirt wants it when only metadata change (no prefix of ours)."""
     element = Element("server", _mark_attributes(mark))
-    _check_text(element)
+    check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
 
 
@@ -343,6 +351,8 @@ def _add_os(root: Element, domain: DomainInput) -> None:
         raise UnsafeText(f"not a machine type: {domain.machine_type[:80]!r}")
     element = SubElement(root, "os")
     SubElement(element, "type", arch="x86_64", machine=domain.machine_type).text = "hvm"
+    if domain.firmware is not None:
+        add_firmware(element, domain.firmware)
     if domain.boot is None:
         SubElement(element, "boot", dev="hd")
         return
@@ -352,13 +362,17 @@ def _add_os(root: Element, domain: DomainInput) -> None:
     SubElement(element, "cmdline").text = domain.boot.command_line
 
 
-def _cpu(mode: str) -> Element:
+def _cpu(domain: DomainInput) -> Element:
+    mode, topology = domain.cpu_mode, domain.hardware.topology
     if mode in _CPU_MODES:
-        return Element("cpu", mode=mode)
-    if not _CPU_MODEL.fullmatch(mode):
+        element = Element("cpu", mode=mode)
+    elif not _CPU_MODEL.fullmatch(mode):
         raise UnsafeText(f"not a CPU model: {mode[:80]!r}")
-    element = Element("cpu", mode="custom", match="exact")
-    SubElement(element, "model", fallback="forbid").text = mode
+    else:
+        element = Element("cpu", mode="custom", match="exact")
+        SubElement(element, "model", fallback="forbid").text = mode
+    if topology is not None:
+        element.append(topology_element(topology, domain.vcpus))
     return element
 
 
@@ -376,18 +390,15 @@ def _add_devices(devices: Element, domain: DomainInput) -> None:
         raise UnsafeText(f"not a disk bus: {domain.disk_bus[:40]!r}")
     if _is_q35(domain):
         _add_slots(devices, domain)
-    if domain.disk_bus == "scsi":
+    if "scsi" in (domain.disk_bus, _cdrom_bus(domain)):
         SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
     for element in _disks(domain, prefix):
         devices.append(element)
-    devices.append(_drive(domain))
+    devices.append(drive_element(domain.drive, _cdrom_bus(domain)))
     for nic in domain.nics:
         devices.append(_nic(nic, domain.nic_model, domain.offload))
     _add_console(devices, domain)
-    channel = SubElement(devices, "channel", type="unix")
-    SubElement(channel, "target", type="virtio", name=GUEST_AGENT)
-    rng = SubElement(devices, "rng", model="virtio")
-    SubElement(rng, "backend", model="random").text = "/dev/urandom"
+    add_hardware(devices, domain.hardware)
     SubElement(devices, "memballoon", model="virtio")
     # By it a guest's kernel says that it panicked: libvirt then knows a crash from a halt.
     SubElement(devices, "panic", model="isa")
@@ -404,24 +415,31 @@ def _disks(domain: DomainInput, prefix: str) -> list[Element]:
     for disk in domain.disks:
         target = next(free, None)
         if target is None:
-            raise UnsafeText("a server has at most 25 disks")
+            raise UnsafeText("a server has at most 25 disks, 3 with the bus ide")
         found[target] = _disk(disk, target, domain.disk_bus)
     return [found[target] for target in sorted(found)]
 
 
 def _targets(prefix: str) -> list[str]:
-    """Names of devices; the last letter is the config drive's."""
-    return [f"{prefix}{chr(ord('a') + index)}" for index in range(25)]
+    """Names of devices; the last letter (of IDE, which has four) is the config drive's."""
+    return [f"{prefix}{chr(ord('a') + index)}" for index in range(3 if prefix == "hd" else 25)]
 
 
 def _is_q35(domain: DomainInput) -> bool:
     return "q35" in domain.machine_type
 
 
+def _cdrom_bus(domain: DomainInput) -> str:
+    # q35 has no IDE.
+    return domain.hardware.cdrom or ("sata" if _is_q35(domain) else "ide")
+
+
 def _add_slots(devices: Element, domain: DomainInput) -> None:
     """Nothing can be plugged into a running q35 machine but into a PCIe port that is free."""
     SubElement(devices, "controller", type="pci", index="0", model="pcie-root")
     devices_now = len(domain.disks) + len(domain.volumes) + len(domain.nics)
+    more = (domain.hardware.video, domain.hardware.watchdog)
+    devices_now += len(more) - more.count(None)
     for _ in range(devices_now + OWN_SLOTS + SPARE_SLOTS):
         SubElement(devices, "controller", type="pci", model="pcie-root-port")
 
@@ -449,18 +467,6 @@ def _volume(volume: VolumeInput, bus: str) -> Element:
     return _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
 
 
-def _drive(domain: DomainInput) -> Element:
-    # q35 has no IDE; its names must not meet those of SCSI or SATA disks.
-    bus, target = ("sata", "sdz") if _is_q35(domain) else ("ide", "hdd")
-    element = Element("disk", type="file", device="cdrom")
-    SubElement(element, "driver", name="qemu", type="raw")
-    SubElement(element, "source", file=domain.drive)
-    SubElement(element, "backingStore")
-    SubElement(element, "target", dev=target, bus=bus)
-    SubElement(element, "readonly")
-    return element
-
-
 def _nic(nic: NicInput, model: str, offload: bool) -> Element:
     if model not in NIC_MODELS:
         raise UnsafeText(f"not a NIC model: {model[:40]!r}")
@@ -482,10 +488,3 @@ def _add_console(devices: Element, domain: DomainInput) -> None:
     SubElement(serial, "target", port="0")
     console = SubElement(devices, "console", type="pty")
     SubElement(console, "target", type="serial", port="0")
-
-
-def _check_text(root: Element) -> None:
-    for element in root.iter():
-        for text in (element.text or "", *element.attrib.values()):
-            if _UNSAFE_TEXT.search(text):
-                raise UnsafeText(f"control characters in {text[:40]!r}")

@@ -6,6 +6,7 @@ is left behind when it takes too long.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -30,6 +31,9 @@ CRASHED = "CRASHED"
 
 SAVE_TIMEOUT_S = 600.0
 """For writing a guest's memory to disk and reading it back."""
+
+AGENT_TIMEOUT_S = 5
+"""For the agent in a guest; one that is busy with something else does not answer at all."""
 
 _idle: list[Any] = []
 """Connections that no call uses. libvirt carries out the calls of one connection one after
@@ -293,6 +297,39 @@ def thaw(domain_id: str) -> None:
 def ask(work: Callable[[Any, Any], _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
     """What some work with (libvirt's module, a connection) returns."""
     return _call(lambda: work(_libvirt(), _open()), timeout_s)
+
+
+def set_password(domain_id: str, user: str, password: str) -> None:
+    """Have the agent in a guest set a user's password."""
+    _call(lambda: _domain(domain_id).setUserPassword(user, password, 0))
+
+
+def ask_agent(domain_id: str, command: str, **arguments: Any) -> Any:
+    """What the agent in a guest says to one of its own commands."""
+
+    def work() -> Any:
+        import libvirt_qemu
+
+        question = json.dumps({"execute": command, "arguments": arguments})
+        answer = libvirt_qemu.qemuAgentCommand(_domain(domain_id), question, AGENT_TIMEOUT_S, 0)
+        return json.loads(answer).get("return")
+
+    return _call(work, QUERY_TIMEOUT_S)
+
+
+def screenshot(domain_id: str) -> bytes:
+    """What the first display of a running domain shows, as qemu writes it (PPM or PNG)."""
+
+    def work() -> bytes:
+        connection, pieces = _open(), []
+        stream = connection.newStream()
+        _domain(domain_id).screenshot(stream, 0)
+        while piece := stream.recv(65536):
+            pieces.append(piece)
+        stream.finish()
+        return b"".join(pieces)
+
+    return _call(work)
 
 
 def live_xml(domain_id: str) -> str:

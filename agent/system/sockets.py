@@ -1,4 +1,4 @@
-"""TCP connections that begin inside a network namespace."""
+"""TCP connections that begin inside a network namespace, and those to sockets of this host."""
 
 from __future__ import annotations
 
@@ -37,6 +37,18 @@ def connect(namespace: str, address: str, port: int, timeout_s: float) -> socket
     if not outcome or outcome[0] is None:
         raise TimeoutError(f"no connection to {address} port {port} within {timeout_s:g} s")
     return outcome[0]
+
+
+def connect_local(path: str, timeout_s: float) -> socket.socket:
+    """A connection to a Unix socket; OSError when nobody listens there."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _enter(namespace: str) -> None:

@@ -74,6 +74,9 @@ COMMANDS: dict[str, Entry] = {
     "interface-list": Entry("interface", "List a server's NICs", "Servers"),
     "console": Entry("console", "Sit down at a server's serial console", "Servers"),
     "console-log": Entry("server", "Print a server's serial console", "Servers"),
+    "vnc-console": Entry("vnc", "Look at a server's display", "Servers"),
+    "console-screenshot": Entry("vnc", "Save what a display shows", "Servers"),
+    "set-password": Entry("password", "Set a password in a guest", "Servers"),
     "ssh": Entry("server", "Log in to a server", "Servers"),
     "add-secgroup": Entry("security_group", "Add a security group to a server", "Servers"),
     "remove-secgroup": Entry("security_group", "Take one from a server", "Servers"),
@@ -247,6 +250,8 @@ SPELLINGS = {
     ("aggregate-update",): "aggregate-set",
     ("server-group-get",): "server-group-show",
     ("console", "log", "show"): "console-log",
+    ("console", "url", "show"): "vnc-console",
+    ("get-vnc-console",): "vnc-console",
     ("floating", "ip", "create"): "floatingip-create",
     ("floating", "ip", "delete"): "floatingip-delete",
     ("floating", "ip", "list"): "floatingip-list",
@@ -331,12 +336,20 @@ def load(name: str) -> click.Command | None:
     return next((command for command in found if command.name == name), None)
 
 
-def translate(words: list[str]) -> tuple[str, int] | None:
-    """The command that OpenStack's spelling means (perhaps with an option of it) and how many
-    words it took, or None."""
+def spelled(words: list[str]) -> tuple[str, int] | None:
+    """The same for spellings that are more than a noun and our verb."""
     for spelling, name in SPELLINGS.items():
         if tuple(words[: len(spelling)]) == spelling:
             return name, len(spelling)
+    return None
+
+
+def translate(words: list[str]) -> tuple[str, int] | None:
+    """The command that OpenStack's spelling means (perhaps with an option of it) and how many
+    words it took, or None."""
+    found = spelled(words)
+    if found is not None:
+        return found
     for count in (3, 2, 1):
         noun = " ".join(words[:count])
         if len(words) > count and noun in NOUNS:

@@ -107,6 +107,7 @@ SHOW = (
     Column("Bridges", "bridges"),
     Column("Versions", "versions"),
     Column("Machine types", _machine_types),
+    Column("Firmware", lambda host: host.facts.get("firmware")),
     Column("Agent", lambda host: host.facts.get("agent")),
     Column("Behind", "behind"),
     Column("Issued serial", "issued_serial"),

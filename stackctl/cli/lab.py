@@ -145,17 +145,23 @@ def lab_start(host: str, name: str | None) -> None:
 
 
 @command("lab-image", cloud=False)
+@click.option(
+    "--debian", is_flag=True, help="A whole Debian with cloud-init (about 500 MB to fetch)."
+)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def lab_image(file: Path) -> None:
-    """Build the small guest image of the lab into FILE, of this distribution's own packages.
+def lab_image(debian: bool, file: Path) -> None:
+    """Build a guest image for the lab into FILE, of the distribution's own packages.
 
-    Kernel, busybox and an SSH server in a bootable qcow2 that reads the config drive. A file that
-    is up to date is left as it is.
+    Kernel, busybox and an SSH server in a bootable qcow2 that reads the config drive; or, with
+    --debian, a real system with cloud-init and qemu-guest-agent, whose user is called debian. Both
+    boot by BIOS and UEFI. A file that is up to date is left as it is.
     """
+    from stackctl.lab.debian import build_debian_image
     from stackctl.lab.guest import build_guest_image
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"The folder {file.parent} cannot be made: {error.strerror}.") from None
-    say(f"{build_guest_image(file, progress=say)} is ready.")
+    build = build_debian_image if debian else build_guest_image
+    say(f"{build(file, progress=say)} is ready.")

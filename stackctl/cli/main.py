@@ -46,11 +46,11 @@ class FrontDoor(click.Group):
         """Accept OpenStack's spelling (``server list``); suggest near names for an unknown one."""
         name, used = args[0], 1
         meant: list[str] = []
-        if name not in commands.COMMANDS:
-            meaning = commands.translate(args)
-            if meaning is not None:
-                used = meaning[1]
-                name, *meant = meaning[0].split()
+        known = name in commands.COMMANDS
+        meaning = commands.spelled(args) if known else commands.translate(args)
+        if meaning is not None:
+            used = meaning[1]
+            name, *meant = meaning[0].split()
         command = self.get_command(ctx, name)
         if command is None and not ctx.resilient_parsing:
             raise click.UsageError(_no_command(args), ctx)

@@ -102,6 +102,7 @@ SHOW = (
     Column("Zone", "zone"),
     Column("Security Groups", "security_groups"),
     Column("Volumes", "volumes"),
+    Column("Hardware", "hardware"),
     Column("Metadata", "metadata"),
     Column("Tags", "tags"),
     Column("Locked", _lock),
@@ -177,9 +178,16 @@ SHOW = (
     "build_near_host_ip=ADDRESS with cidr=/BITS; repeatable.",
 )
 @click.option("--server-group", type=words.SERVER_GROUP, help="The same as --hint group=GROUP.")
+@click.option(
+    "--vnc/--no-vnc",
+    default=None,
+    help="A display for vnc-console, or none (default: as its image and the cloud say).",
+)
 @click.option("--explain", is_flag=True, help="Print what each filter and weigher said.")
 @click.option(
-    "--wait", type=click.Choice(["dhcp", "ssh"]), help="Return when guests have leases, or answer."
+    "--wait",
+    type=click.Choice(["dhcp", "ssh", "cloud-init"]),
+    help="Return when guests have leases, answer, or are set up.",
 )
 @click.option(
     "--wait-timeout", default=300, show_default=True, help="Seconds that --wait takes at most."
@@ -203,6 +211,7 @@ def boot(
     zone: str | None,
     hints: tuple[tuple[str, str], ...],
     server_group: str | None,
+    vnc: bool | None,
     explain: bool,
     wait: str | None,
     wait_timeout: int,
@@ -235,6 +244,7 @@ def boot(
         security_groups=security_groups or None,
         hints=(*hints, *([("group", server_group)] if server_group else [])),
         volume=volume,
+        vnc=vnc,
     )
     with explained(context, explain) as asker:
         done = service.boot(asker, request)

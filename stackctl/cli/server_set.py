@@ -59,6 +59,7 @@ def rename(context: Context, output: Output, server: str, name: str) -> None:
     "--property", "properties", multiple=True, type=words.Pair(), help="KEY=VALUE; repeatable."
 )
 @click.option("--tag", "tags", multiple=True, help="A tag to add; repeatable.")
+@click.option("--vnc/--no-vnc", default=None, help="A display for vnc-console, or none.")
 @click.option("--state", type=click.Choice(["active", "error"]), help="As reset-state says it.")
 @click.argument("server", type=words.SERVER)
 def server_set(
@@ -67,17 +68,19 @@ def server_set(
     name: str | None,
     properties: tuple[tuple[str, str], ...],
     tags: tuple[str, ...],
+    vnc: bool | None,
     state: str | None,
     server: str,
 ) -> None:
-    """Change a server's name, properties or tags.
+    """Change a server's name, properties, tags or display.
 
-    The guest sees name and properties on its config drive after the next hard reboot.
+    The guest sees name and properties on its config drive after the next hard reboot, and has its
+    display then.
     """
     from stackctl.compute import settings
     from stackctl.compute.types import ServerChange
 
-    change = ServerChange(name, dict(properties), add_tags=tags)
+    change = ServerChange(name, dict(properties), add_tags=tags, vnc=vnc)
     if state is None:
         _set(context, output, server, change)
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import time
 from collections import defaultdict
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 from stackctl.compute.types import Json, Server, ServerAddress
 from stackctl.compute.views import server_row, servers_by_id
-from stackctl.errors import Conflict, ResourceFailed
+from stackctl.errors import AgentFailed, Conflict, ResourceFailed
 from stackctl.identity.context import Context
 from stackctl.operation.convergence import acting_session
 from stackctl.state import Reader, Row, read
@@ -20,6 +22,12 @@ CONSOLE_LIMIT_BYTES = 100 * 1024
 """Nova returns at most the last 100 KiB of a console."""
 
 WAIT_TIMEOUT_S = 300
+
+SAID = {
+    "dhcp": "address in the guest",
+    "ssh": "guest answers SSH",
+    "cloud-init": "guest is set up",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,8 @@ def console_log(context: Context, word: str, max_bytes: int = CONSOLE_LIMIT_BYTE
 def wait_for_guests(
     context: Context, server_ids: Sequence[str], what: str, timeout_s: int = WAIT_TIMEOUT_S
 ) -> None:
-    """Return when every guest has its DHCP lease (``dhcp``) or answers on its SSH port (``ssh``).
+    """Return when every guest has its DHCP lease (``dhcp``), answers on its SSH port (``ssh``), or
+    was set up by cloud-init.
 
     One connection per host, hosts in parallel; ResourceFailed names the guests that did not.
     """
@@ -53,7 +62,7 @@ def wait_for_guests(
         hosts = {id_: reader.get("hosts", id_) for id_ in {s.host_id for s in servers} if id_}
     by_host: dict[str, list[Server]] = defaultdict(list)
     for server in servers:
-        if server.host_id is not None and server.addresses:
+        if server.host_id is not None and (server.addresses or what == "cloud-init"):
             by_host[server.host_id].append(server)
     if not by_host:
         return
@@ -102,6 +111,46 @@ def console(context: Context, word: str, from_fd: int, to_fd: int) -> None:
         session.console(server["id"], from_fd, to_fd)
 
 
+def require_display(context: Context, word: str) -> None:
+    """See that a server runs with a display; Conflict or ResourceFailed says why not."""
+    server, host = _with_display(context, word)
+    with acting_session(context, host) as session:
+        session.act("has-display", {"server_id": server["id"]})
+
+
+def display(context: Context, word: str, from_fd: int, to_fd: int) -> None:
+    """Carry bytes between two file descriptors and a server's display, which speaks RFB."""
+    server, host = _with_display(context, word)
+    with acting_session(context, host) as session:
+        session.display(server["id"], from_fd, to_fd)
+
+
+def screenshot(context: Context, word: str) -> bytes:
+    """What a server's display shows now, as a PNG."""
+    server, host = _with_display(context, word)
+    with acting_session(context, host) as session:
+        value = session.act("screenshot", {"server_id": server["id"]})
+    try:
+        return base64.b64decode(value["png"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        raise AgentFailed(f"The agent on host {host['name']} sent no picture.") from None
+
+
+def _with_display(context: Context, word: str) -> tuple[Row, Row]:
+    """A server that is to have a display, and its host."""
+    with read(context.cloud) as reader:
+        server = server_row(context, reader, word)
+        row = reader.get("hosts", server["host_id"]) if server["host_id"] else None
+    if "video" not in json.loads(server["hardware_json"]):
+        raise Conflict(
+            f"Server {server['name']} has no display: neither its boot (--vnc) nor its image "
+            "(hw_video_model) asked for one. Its serial console is there.",
+            hint=f"stackctl server-set {server['name']} --vnc   (then stackctl reboot --hard "
+            f"{server['name']})",
+        )
+    return server, _host_of(row, word)
+
+
 def _is_ipv6(address: ServerAddress) -> bool:
     return ":" in address.address
 
@@ -141,15 +190,15 @@ def _wait_on_host(
                     [each for each in server.addresses if each.subnet_id in served], what
                 )
             ]
-            if not ports:
+            if not ports and what != "cloud-init":
                 continue
             arguments: Json = {"server_id": server.id, "what": what, "ports": ports}
             arguments |= {"timeout_s": timeout_s}
             started = time.monotonic()
             try:
                 session.act("wait-guest", arguments, timeout_s=timeout_s + 15)
-                said = {"dhcp": "address in the guest", "ssh": "guest answers SSH"}[what]
-                context.watch.trace(said, host["name"], server.name, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                context.watch.trace(SAID[what], host["name"], server.name, seconds)
             except ResourceFailed as error:
                 late.append(f"{server.name} on host {host['name']}: {error.message}")
     return late

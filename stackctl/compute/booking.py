@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import secrets
 from collections.abc import Collection, Sequence
 
 from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.disks import bury_all
+from stackctl.compute.hardware import display_wanted, hardware_of, wish_of
 from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
 from stackctl.compute.scheduler import Decision, place
@@ -26,6 +29,9 @@ from stackctl.network.allocation import (
     unbind_port,
 )
 from stackctl.state import Reader, Row, Writer, new_id, now
+
+SEED_BYTES = 64
+"""Random bytes that a guest finds on its config drive."""
 
 
 def book(context: Context, writer: Writer, resolved: Resolved, operation_id: str) -> list[str]:
@@ -108,6 +114,11 @@ def store_blob(writer: Writer, content: bytes) -> str:
     return sha256
 
 
+def store_vendor_data(writer: Writer, vendor_data: bytes | None) -> str | None:
+    """Keep what the cloud says to its guests; returns its SHA-256, None for nothing."""
+    return None if vendor_data is None else store_blob(writer, vendor_data)
+
+
 def _require_room_in_group(context: Context, reader: Reader, resolved: Resolved) -> None:
     if resolved.hints.group_id is None:
         return
@@ -164,7 +175,7 @@ def _write_server(
         | _sizes(resolved)
         | resolved.hints.columns()
         | _guest(writer, resolved, index)
-        | _engine(resolved, host),
+        | _engine(context, resolved, host),
     )
     context.watch.trace("server placed", host["name"], name, 0.0)
     _write_disks(writer, writer.get("servers", id_))
@@ -227,26 +238,32 @@ def _guest(writer: Writer, resolved: Resolved, index: int) -> Row:
         "metadata_json": json.dumps(request.metadata),
         "files_json": json.dumps(files),
         "user_data_sha256": store_blob(writer, user_data) if user_data is not None else None,
+        "vendor_data_sha256": store_vendor_data(writer, resolved.vendor_data),
+        "random_seed": base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode(),
         "launch_index": index,
     }
 
 
-def _engine(resolved: Resolved, host: Row) -> Row:
+def _engine(context: Context, resolved: Resolved, host: Row) -> Row:
     """What the domain is made of is fixed now, so that it stays the same wherever it goes."""
     request = resolved.request
+    vnc = display_wanted(request.vnc, resolved.image, context.cloud.config["vnc"])
     return {
         "host_id": host["id"],
         "zone": host["zone"],
         "zone_asked": int(request.zone is not None),
         "host_asked": host["id"] if request.host is not None else None,
-        **engine_of(resolved.image, host),
+        "vnc_asked": None if request.vnc is None else int(request.vnc),
+        **engine_of(resolved.image, host, resolved.flavor, vnc),
     }
 
 
-def engine_of(image: Row, host: Row) -> Row:
-    """The columns of a server that its image's properties decide."""
+def engine_of(image: Row, host: Row, sizes: Row, vnc: bool | None) -> Row:
+    """The columns of a server that the properties of its image and of its flavor (or its own
+    ``sizes``) decide; ``vnc``: whether it shall have a display, if anybody said so."""
     properties = json.loads(image["properties_json"])
     return {
+        "hardware_json": json.dumps(hardware_of(wish_of(image, sizes, vnc)), sort_keys=True),
         "machine_type": _machine_type(image, host),
         "disk_bus": properties.get("hw_disk_bus", "virtio"),
         "nic_model": properties.get("hw_vif_model", "virtio"),

@@ -51,6 +51,8 @@ _COMMANDED = (
     "machine_type",
     "disk_bus",
     "nic_model",
+    "hardware_json",
+    "vendor_data_sha256",
 )
 """What commands set, and what is set back when one is taken back."""
 

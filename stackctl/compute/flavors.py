@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 
+from stackctl.compute.hardware import check_specs
 from stackctl.compute.scheduling.policy import policy_of
 from stackctl.compute.scheduling.traits import AGGREGATE_SCOPE
 from stackctl.errors import Conflict, NotFound, UsageError
@@ -134,6 +135,7 @@ def _checked_specs(context: Context, specs: Mapping[str, str]) -> dict[str, str]
         if not _SPEC.fullmatch(key) or len(value) > 255:
             raise UsageError(f"'{key[:80]}={value[:80]}' cannot be an extra spec.")
         refuse_control_characters(f"extra spec {key}", value)
+    check_specs(specs)
     asks = any(key.startswith(f"{AGGREGATE_SCOPE}:") for key in specs)
     name = "AggregateInstanceExtraSpecsFilter"
     if asks and not policy_of(context.cloud.config["scheduler"]).has(name):

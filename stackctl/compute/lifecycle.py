@@ -70,6 +70,7 @@ TRANSITIONS = {
         Transition("detach-interface", ("active", "paused", "stopped")),
         Transition("attach-volume", ("active", "paused", "stopped")),
         Transition("detach-volume", ("active", "paused", "stopped")),
+        Transition("set-password", ("active",)),
         Transition("rename", EXISTING, while_locked=True),
         Transition("set", EXISTING),
     )

@@ -31,6 +31,7 @@ SIZES = (
     "ephemeral_gb",
     "swap_mb",
     "extra_specs_json",
+    "hardware_json",
 )
 """The columns of a server that are its flavor's."""
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stackctl.compute import volume_rows
-from stackctl.compute.booking import engine_of, store_blob
+from stackctl.compute.booking import engine_of, store_blob, store_vendor_data
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import RESCUE_POSITION, add_disk, disks_of, drop_disk
+from stackctl.compute.hardware import display_wanted
 from stackctl.compute.resolving import keypair_row, refuse_long_user_data, root_disk_gb
 from stackctl.compute.settings import refuse_taken
 from stackctl.compute.types import GIB, Server
+from stackctl.compute.vendor_data import vendor_data_of
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context
 from stackctl.image.service import usable_image
@@ -55,8 +57,12 @@ def rebuild(context: Context, word: str, wanted: Rebuild) -> Done[Server]:
         for disk in disks_of(writer, server["id"]):
             _renew(writer, disk, image, wanted)
         host = writer.get("hosts", server["host_id"])
-        values = engine_of(image, host) | {"image_id": image["id"]}
+        everybody = context.cloud.config["vnc"]
+        vnc = display_wanted(server["vnc_asked"], image, everybody)
+        values = engine_of(image, host, server, vnc)
+        values |= {"image_id": image["id"]}
         values |= {"rescue_image_id": None, "kept_state": None}
+        values["vendor_data_sha256"] = store_vendor_data(writer, vendor_data_of(context.cloud))
         return values | _said_anew(context, writer, server, wanted)
 
     done = command(context, "rebuild", [word], _arguments(wanted), prepare)

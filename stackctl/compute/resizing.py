@@ -11,6 +11,7 @@ from stackctl.compute import migrating, volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import disks_of, drop_disk
+from stackctl.compute.hardware import resized, wish_of
 from stackctl.compute.moving import SIZES
 from stackctl.compute.placing import NoValidHost
 from stackctl.compute.resolving import root_disk_gb
@@ -146,6 +147,9 @@ def _sizes(reader: Reader, server: Row, flavor: Row) -> Row:
         root_disk_gb(reader.get("images", server["image_id"]), flavor | {"disk_gb": disk_gb})
     names = ("vcpus", "ram_mb", "ephemeral_gb", "swap_mb", "extra_specs_json")
     sizes = {name: flavor[name] for name in names} | {"disk_gb": disk_gb}
+    image = reader.get("images", server["image_id"]) if server["image_id"] else None
+    hardware = resized(json.loads(server["hardware_json"]), wish_of(image, flavor))
+    sizes["hardware_json"] = json.dumps(hardware, sort_keys=True)
     return sizes | {"flavor_id": flavor["id"], "flavor_name": flavor["name"]}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from stackctl.compute.hints import Hints, read_hints
 from stackctl.compute.scheduling.policy import Policy, policy_of
 from stackctl.compute.types import GIB, BootRequest, Nic
+from stackctl.compute.vendor_data import vendor_data_of
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity.context import Context, find_own
 from stackctl.image.service import usable_image
@@ -35,6 +36,7 @@ class Resolved:
     hints: Hints
     group_ids: tuple[str, ...] | None = None
     volume: Row | None = None
+    vendor_data: bytes | None = None
 
 
 def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
@@ -73,6 +75,7 @@ def resolve(context: Context, reader: Reader, request: BootRequest) -> Resolved:
         read_hints(context, reader, request.hints, policy),
         None if groups is None else tuple(own_groups(context, reader, groups)),
         volume,
+        vendor_data_of(context.cloud),
     )
 
 

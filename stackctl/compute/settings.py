@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 
 from stackctl.compute import lifecycle
+from stackctl.compute.hardware import wish_of, with_display
 from stackctl.compute.types import Server, ServerChange
 from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import Conflict, HostUnreachable, PartlyDone, UsageError
@@ -53,8 +54,8 @@ def reset_state(context: Context, word: str, vm_state: str = "error") -> Done[Se
 def set_server(context: Context, word: str, change: ServerChange) -> Done[Server]:
     """Give a server another name, other properties or tags. Its host name in its networks stays.
 
-    The guest sees name and properties on its config drive after the next hard reboot. Conflict:
-    the name is taken, or its state does not allow it.
+    The guest sees name and properties on its config drive, and its display, after the next hard
+    reboot. Conflict: the name is taken, or its state does not allow it.
     """
     arguments = dataclasses.asdict(change)
     if change == ServerChange():
@@ -69,6 +70,8 @@ def set_server(context: Context, word: str, change: ServerChange) -> Done[Server
         if change.name not in (None, server["name"]):
             refuse_taken(writer, server, str(change.name))
         values = _columns(server, change)
+        if change.vnc is not None:
+            values |= _display(writer, server, change.vnc)
         writer.update("servers", server["id"], **values, version=server["version"] + 1)
         # Its host's spec has the name and the properties, for the config drive.
         writer.change.servers.add(server["id"])
@@ -135,6 +138,13 @@ def _columns(server: Row, change: ServerChange) -> Row:
         _refuse_too_many("tags", tags, MAX_TAGS)
         values["tags_json"] = json.dumps(sorted(tags))
     return values
+
+
+def _display(reader: Reader, server: Row, vnc: bool) -> Row:
+    image = reader.get("images", server["image_id"]) if server["image_id"] else None
+    before = json.loads(server["hardware_json"])
+    hardware = with_display(before, wish_of(image, server, vnc))
+    return {"vnc_asked": int(vnc), "hardware_json": json.dumps(hardware, sort_keys=True)}
 
 
 def _refuse_too_many(noun: str, kept: Mapping[str, str] | set[str], most: int) -> None:

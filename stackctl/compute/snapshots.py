@@ -103,8 +103,9 @@ def _receive(operation: Operation, asked: _Asked, rotation: int) -> Image:
         with captured.captured(context, name, incoming.pieces(), incoming.size_bytes) as content:
             _check_sum(incoming.value, content, host)
             operation.phase = "converge"
+            consistency = _consistency(incoming.value)
             return operation.transact(
-                lambda writer: _insert(operation, writer, content, asked, rotation),
+                lambda writer: _insert(operation, writer, content, asked, rotation, consistency),
                 lambda image: {"image": image.id},
             )
 
@@ -118,8 +119,19 @@ def _check_sum(said: object, content: Captured, host: str) -> None:
         )
 
 
+def _consistency(said: object) -> str:
+    """What the copy is worth: of a guest that was off, or brought to rest by its agent, or not."""
+    quiesced = isinstance(said, dict) and said.get("quiesced") is True
+    return "quiesced" if quiesced else "crash-consistent"
+
+
 def _insert(
-    operation: Operation, writer: Writer, content: Captured, asked: _Asked, rotation: int
+    operation: Operation,
+    writer: Writer,
+    content: Captured,
+    asked: _Asked,
+    rotation: int,
+    consistency: str,
 ) -> Image:
     context, origin = operation.context, asked.origin
     # Room for the new one, which comes last: its content gets its name with the transaction.
@@ -127,7 +139,8 @@ def _insert(
     gone = captured.rotate(writer, origin.server_id, origin.backup_type, kept) if rotation else []
     _end_task(writer, operation, asked.server)
     size, names = content.got.part.size_bytes, ", ".join(row["name"] for row in gone)
-    words = f"image {origin.name} made, {size} bytes{f'; {names} deleted' if gone else ''}"
+    words = f"image {origin.name} made, {size} bytes, {consistency}"
+    words += f"; {names} deleted" if gone else ""
     note_server(context, writer, operation.id, origin.kind, asked.server, words, asked.host["name"])
     return captured.insert_captured(context, writer, content, origin)
 

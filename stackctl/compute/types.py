@@ -37,7 +37,7 @@ class BootRequest:
     ``security_groups`` (None: the default one) are for the NICs made here, not for given ports.
     ``hints`` are Nova's scheduler hints: group, different_host, same_host, query ...
     ``volume`` is what the server boots from instead of a disk made of ``image``, which is empty
-    then.
+    then. ``vnc``: whether it has a display; None leaves that to its image and the cloud.
     """
 
     name: str
@@ -59,16 +59,19 @@ class BootRequest:
     security_groups: tuple[str, ...] | None = None
     hints: tuple[tuple[str, str], ...] = ()
     volume: str | None = None
+    vnc: bool | None = None
 
 
 @dataclass(frozen=True)
 class ServerChange:
-    """What shall be different about a server. A property set to "" is removed."""
+    """What shall be different about a server. A property set to "" is removed; ``vnc`` gives it a
+    display, or takes it."""
 
     name: str | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
     add_tags: tuple[str, ...] = ()
     remove_tags: tuple[str, ...] = ()
+    vnc: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class Fault:
 class Server:
     """A server as people see it; states as of ``observed_at``. ``security_groups`` are the names
     of those that any of its ports is in; ``volumes`` are names and devices; ``adopted``: from
-    what it was taken over, as long as its guest still runs by that."""
+    what it was taken over, as long as its guest still runs by that; ``hardware`` is what its
+    machine has beside the usual."""
 
     id: str
     name: str
@@ -129,6 +133,7 @@ class Server:
     tags: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     adopted: str | None = None
+    hardware: dict[str, str] = field(default_factory=dict)
 
     def networks(self) -> dict[str, list[str]]:
         """Addresses by network name, first NIC first; floating IPs after what they stand for."""

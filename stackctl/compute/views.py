@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stackctl.compute.hardware import shown
 from stackctl.compute.lifecycle import status
 from stackctl.compute.types import Fault, Server, ServerAddress
 from stackctl.identity.context import Context, find_own
@@ -147,6 +148,7 @@ def _server(row: Row, addresses: list[ServerAddress], groups: list[str], ownerle
         lock_reason=row["lock_reason"],
         tags=tuple(json.loads(row["tags_json"])),
         adopted=_adopted(row),
+        hardware=shown(json.loads(row["hardware_json"])),
     )
 
 

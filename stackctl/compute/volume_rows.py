@@ -9,9 +9,12 @@ from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer
 from stackctl.volume import service
 
-PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd"}
+PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd", "usb": "sd"}
 LETTERS = "abcdefghijklmnopqrstuvwxy"
 """The last one is the config drive's."""
+
+IDE_LETTERS = "abc"
+"""Two channels of two, and the last one is the config drive's."""
 
 DEVICE = re.compile(r"(?:/dev/)?([hsv]d[a-y])")
 
@@ -85,7 +88,8 @@ def device_for(reader: Reader, server: Row, asked: str | None) -> str:
     )
     volumes = {row["device"] for row in of_server(reader, server["id"])}
     # Its disks have the first ones that volumes leave.
-    names = [f"{prefix}{letter}" for letter in LETTERS]
+    letters = IDE_LETTERS if server["disk_bus"] == "ide" else LETTERS
+    names = [f"{prefix}{letter}" for letter in letters]
     free = [name for name in names if name not in volumes][disks:]
     if not free:
         count = len(volumes) + disks
@@ -93,10 +97,10 @@ def device_for(reader: Reader, server: Row, asked: str | None) -> str:
     if asked is None or asked == "auto":
         return free[0]
     match = DEVICE.fullmatch(asked)
-    if match is None or not match[1].startswith(prefix):
+    if match is None or match[1] not in names:
         raise UsageError(
             f"The device name supplied ({asked}) is invalid: disks of server {server['name']} are "
-            f"/dev/{prefix}a to /dev/{prefix}y."
+            f"/dev/{names[0]} to /dev/{names[-1]}."
         )
     if match[1] not in free:
         raise Conflict(

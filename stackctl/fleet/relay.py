@@ -24,7 +24,7 @@ def pump(channel: Channel, from_fd: int, to_fd: int) -> None:
             if not frame.data:
                 return
             _write_all(to_fd, frame.data)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         return  # nobody reads any more: the end, like any other
     finally:
         ended.set()
@@ -37,7 +37,10 @@ def _send(channel: Channel, from_fd: int, ended: threading.Event) -> None:
     while not ended.is_set():
         if not poll.poll(200):
             continue
-        data = os.read(from_fd, wire.BLOB_CHUNK_BYTES)
+        try:
+            data = os.read(from_fd, wire.BLOB_CHUNK_BYTES)
+        except ConnectionResetError:
+            data = b""  # whoever was there has gone without a word
         try:
             channel.send_bytes(data)
         except StackctlError:

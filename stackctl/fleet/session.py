@@ -236,6 +236,12 @@ class AgentSession:
         self._value("console", self._channel.receive_message("result"))
         pump(self._channel, from_fd, to_fd)
 
+    def display(self, server_id: str, from_fd: int, to_fd: int) -> None:
+        """Carry bytes between two file descriptors and a server's display."""
+        self._send_action("display", {"server_id": server_id})
+        self._value("display", self._channel.receive_message("result"))
+        pump(self._channel, from_fd, to_fd)
+
     def _send_image(self, sha256: str, *, again: bool) -> None:
         """Say which other host has an image, or send it; ``again``: that host was of no use."""
         peer = self._peer(sha256, again)

@@ -123,6 +123,10 @@ class Session(Protocol):
         """Carry bytes between two file descriptors and a server's serial console."""
         ...
 
+    def display(self, server_id: str, from_fd: int, to_fd: int) -> None:
+        """Carry bytes between two file descriptors and a server's display (RFB)."""
+        ...
+
     def close(self) -> None:
         """Say bye and end the connection."""
         ...

@@ -320,7 +320,14 @@ def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
         moving=bool(row["moving"]),
         volumes=tuple(_attachments(snapshot, row)),
         adopts=bool(row["adopting"]),
+        hardware=_hardware(row),
     )
+
+
+def _hardware(server: Row) -> spec.Hardware:
+    unusual = json.loads(server["hardware_json"])
+    topology = unusual.pop("topology", None)
+    return spec.Hardware(topology=spec.Topology(*topology) if topology else None, **unusual)
 
 
 def _attachments(snapshot: HostSnapshot, server: Row) -> Iterable[spec.Attachment]:
@@ -348,6 +355,10 @@ def _guest(row: Row) -> spec.Guest:
             spec.FileContent(file["path"], file["sha256"], file["mode"])
             for file in json.loads(row["files_json"])
         ),
+        vendor_data_sha256=row["vendor_data_sha256"],
+        seed=row["random_seed"],
+        instance_type=row["flavor_name"],
+        image_id=row["image_id"] or "",
     )
 
 

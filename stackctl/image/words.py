@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from stackctl.errors import UsageError
+from stackctl.image.hardware_words import check_hardware
 from stackctl.image.types import (
     CONTAINER_FORMATS,
     DISK_FORMATS,
@@ -79,6 +80,7 @@ def checked_properties(properties: Mapping[str, str]) -> dict[str, str]:
         if len(value) > PROPERTY_LIMIT:
             raise UsageError(f"Property {key} has more than {PROPERTY_LIMIT} characters.")
         refuse_control_characters(f"property {key}", value)
+    check_hardware(properties)
     return dict(properties)
 
 

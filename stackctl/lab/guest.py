@@ -1,8 +1,8 @@
 """A small guest image, made from the distribution's own packages.
 
-The disk has a FAT partition with syslinux, the kernel and a small ramdisk, and an ext4 partition
-with the system: busybox, dropbear and the scripts of playbooks/images/guest. The kernel and
-ramdisk pair holds the same system in its ramdisk.
+The disk has a FAT partition with boot loaders for BIOS and UEFI, the kernel and a small ramdisk,
+and an ext4 partition with the system: busybox, dropbear and the scripts of playbooks/images/guest.
+The kernel and ramdisk pair holds the same system in its ramdisk.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import playbooks
+from stackctl.lab import partitions
 from stackctl.lab.commands import run
 from stackctl.lab.errors import LabError
+from stackctl.lab.partitions import Payload, allocate, join, make_boot
 from stackctl.lab.requirements import ADMIN_PATH
 
 Progress = Callable[[str], None]
 
 SCRIPTS = Path(playbooks.__file__).parent / "images" / "guest"
-MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 MODULES = (
     "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon", "virtio_console",
     "virtio_scsi", "sd_mod", "sr_mod", "ata_piix", "ahci", "isofs", "button", "evdev", "e1000",
@@ -42,15 +43,6 @@ NAME_SERVICE = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2")
 BOOT_MIB, ROOT_MIB = 40, 48
 CMDLINE = "console=tty0 console=ttyS0 quiet mitigations=off panic=10"
 """Also the command line for a direct kernel boot."""
-SYSLINUX = f"""\
-DEFAULT guest
-PROMPT 0
-TIMEOUT 0
-LABEL guest
-  KERNEL vmlinuz
-  INITRD ramdisk
-  APPEND {CMDLINE}
-"""
 EPOCH = "1700000000"
 CLOCK = {"SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH, "TZ": "UTC"}
 """What makes the file system tools write the same bytes at any time of day."""
@@ -99,10 +91,10 @@ class DirectBoot:
 
 def build_guest_image(target: Path, *, progress: Progress) -> Path:
     """Make the bootable qcow2 image; one made of the same inputs is left as it is."""
-    with _fresh(target, "disk") as temporary:
+    with fresh(target, f"disk {inputs_digest()}") as temporary:
         if temporary is not None:
             progress(f"making the guest image {target.name}")
-            with _workspace() as folder:
+            with workspace() as folder:
                 disk = _build_disk(folder)
                 convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c"]
                 run([*convert, str(disk), str(temporary)])
@@ -113,10 +105,10 @@ def build_kernel_and_ramdisk(folder: Path, *, progress: Progress = lambda _: Non
     """Make the pair for a direct kernel boot: the whole system lives in the ramdisk."""
     folder.mkdir(parents=True, exist_ok=True)
     kernel, ramdisk = folder / "guest-vmlinuz", folder / "guest-ramdisk"
-    with _fresh(ramdisk, "ramdisk") as temporary:
+    with fresh(ramdisk, f"ramdisk {inputs_digest()}") as temporary:
         if temporary is not None:
             progress(f"making the guest ramdisk {ramdisk.name}")
-            with _workspace() as work:
+            with workspace() as work:
                 system = _stage_system(work / "system")
                 _stage_ramdisk(system, find_kernel())
                 _pack(system, temporary)
@@ -126,14 +118,14 @@ def build_kernel_and_ramdisk(folder: Path, *, progress: Progress = lambda _: Non
 
 
 @contextmanager
-def _fresh(target: Path, kind: str) -> Iterator[Path | None]:
+def fresh(target: Path, recipe: str) -> Iterator[Path | None]:
     """Give a file to write in place of the target, or None when the target is up to date.
 
     The digest of the inputs lies beside it; a lock makes two builders take turns.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     mark = target.with_name(target.name + ".inputs")
-    digest = f"{kind} {inputs_digest()}\n"
+    digest = f"{recipe}\n"
     descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -150,7 +142,8 @@ def _fresh(target: Path, kind: str) -> Iterator[Path | None]:
 
 
 @contextmanager
-def _workspace() -> Iterator[Path]:
+def workspace() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="stackctl-guest-") as name:
         yield Path(name)
 
@@ -175,7 +168,14 @@ def inputs_digest() -> str:
     """SHA-256 of everything that the image is made of."""
     kernel = find_kernel()
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    files = [kernel.image, _program("busybox"), *map(Path, PROGRAMS), *sorted(SCRIPTS.iterdir())]
+    files = [
+        Path(partitions.__file__),
+        *partitions.uefi_loader(),
+        kernel.image,
+        _program("busybox"),
+        *map(Path, PROGRAMS),
+        *sorted(SCRIPTS.iterdir()),
+    ]
     for file in files:
         digest.update(f"\n{file.name} {kernel.version}\n".encode())
         digest.update(file.read_bytes())
@@ -302,9 +302,9 @@ def _build_disk(folder: Path) -> Path:
     system = _stage_system(folder / "system")
     _pack(_stage_ramdisk(_bare_ramdisk(folder / "ramdisk-files"), kernel), folder / "ramdisk")
     boot, root = folder / "boot.img", folder / "root.img"
-    _make_boot(boot, kernel, folder / "ramdisk")
+    make_boot(boot, BOOT_MIB, Payload(kernel.image, folder / "ramdisk", CMDLINE), CLOCK)
     _make_root(root, system)
-    return _join(folder / "disk.img", boot, root)
+    return join(folder / "disk.img", boot, root)
 
 
 def _bare_ramdisk(root: Path) -> Path:
@@ -316,19 +316,9 @@ def _bare_ramdisk(root: Path) -> Path:
     return root
 
 
-def _make_boot(image: Path, kernel: Kernel, ramdisk: Path) -> None:
-    _allocate(image, BOOT_MIB)
-    run(["mkfs.vfat", "--invariant", "-h", "2048", "-n", "BOOT", str(image)])
-    config = image.with_name("syslinux.cfg")
-    config.write_text(SYSLINUX)
-    for source, name in ((kernel.image, "vmlinuz"), (ramdisk, "ramdisk"), (config, config.name)):
-        run(["mcopy", "-i", str(image), str(source), f"::{name}"], environment=CLOCK)
-    run(["syslinux", "--install", str(image)], environment=CLOCK)
-
-
 def _make_root(image: Path, system: Path) -> None:
     _settle_times(system)
-    _allocate(image, ROOT_MIB)
+    allocate(image, ROOT_MIB)
     identity = "6d5b1c1e-0d0e-4a3b-9d53-73746b63746c"
     options = ["-E", f"hash_seed={identity},root_owner=0:0", "-O", "^metadata_csum,^64bit"]
     argv = ["mkfs.ext4", "-q", "-L", "guest-root", "-U", identity, "-m", "0", *options]
@@ -337,21 +327,3 @@ def _make_root(image: Path, system: Path) -> None:
     names = ["/", *(f"/{path.relative_to(system)}" for path in system.rglob("*"))]
     fields = [f"set_inode_field {n} {t} @{EPOCH}" for n in names for t in ("atime", "ctime")]
     run(["debugfs", "-w", "-f", "-", str(image)], text="\n".join(fields), environment=CLOCK)
-
-
-def _allocate(image: Path, mib: int) -> None:
-    with image.open("wb") as stream:
-        stream.truncate(mib << 20)
-
-
-def _join(disk: Path, boot: Path, root: Path) -> Path:
-    """Put the partitions behind an MBR; the first one is active."""
-    _allocate(disk, 1 + BOOT_MIB + ROOT_MIB)
-    table = f"label: dos\nlabel-id: 0x57ac2c71\n1MiB,{BOOT_MIB}MiB,c,*\n{BOOT_MIB + 1}MiB,,83\n"
-    run(["sfdisk", "-q", str(disk)], text=table)
-    with disk.open("r+b") as stream:
-        stream.write(MBR.read_bytes()[:440])
-        for mib, part in ((1, boot), (1 + BOOT_MIB, root)):
-            stream.seek(mib << 20)
-            stream.write(part.read_bytes())
-    return disk

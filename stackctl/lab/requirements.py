@@ -18,6 +18,7 @@ COMMANDS = (
     "libvirtd",
     "mcopy",
     "mkfs.vfat",
+    "mmd",
     "mkfs.ext4",
     "modprobe",
     "nsenter",

@@ -36,6 +36,10 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "scheduler": {},
     # Seconds in which a deleted server can be restored; 0: it is gone at once.
     "reclaim_instance_interval": 0,
+    # Servers have a display for vnc-console, unless their boot or their image says otherwise.
+    "vnc": False,
+    # A file (JSON or YAML) that the config drives of new servers carry as vendor data.
+    "vendor_data": None,
     "connect_timeout_s": 10,
     "peripheral_connect_timeout_s": 3,
 }

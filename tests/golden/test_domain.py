@@ -20,6 +20,8 @@ from agent.resources.domain_xml import (
     NicInput,
     compile_domain,
 )
+from agent.resources.hardware_xml import FirmwareInput
+from agent.spec import Hardware, Topology
 
 GOLDEN = Path(__file__).with_name("domain")
 HOST = "/var/lib/stackctl/host"
@@ -57,6 +59,30 @@ CASES = {
         nic_model="e1000",
         disks=(*TCG.disks, DiskInput(f"{HOST}/disks/second.raw", "raw", "second")),
     ),
+    "uefi": replace(
+        TCG,
+        vcpus=4,
+        hardware=Hardware(
+            nvram="9a", topology=Topology(1, 2, 2), video="virtio", watchdog="reset", rng=False
+        ),
+        firmware=FirmwareInput(
+            "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            "/usr/share/OVMF/OVMF_VARS_4M.fd",
+            f"{HOST}/servers/{SERVER_ID}/nvram-9a.fd",
+        ),
+    ),
+    "sata-q35": replace(
+        TCG,
+        machine_type="pc-q35-7.2",
+        disk_bus="sata",
+        nic_model="e1000e",
+        hardware=Hardware(video="vga", watchdog="none", guest_agent=False),
+    ),
+    "q35-uefi-cdrom": replace(
+        TCG, machine_type="pc-q35-7.2", hardware=Hardware(cdrom="scsi", video="virtio")
+    ),
+    "ide": replace(TCG, disk_bus="ide", nic_model="rtl8139", hardware=Hardware(video="cirrus")),
+    "usb": replace(TCG, disk_bus="usb", nic_model="vmxnet3", hardware=Hardware(video="bochs")),
     "direct-kernel": replace(
         TCG,
         nics=(),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from agent.resources.configdrive import LABEL, compile_tree
+from agent.resources.configdrive import LABEL, block_devices, compile_tree
 from agent.spec import (
+    Attachment,
     Dhcp,
+    Disk,
     FileContent,
     FixedAddress,
     Guest,
@@ -137,7 +140,7 @@ def read(tree, path):
 
 
 def test_both_trees_are_there(tree):
-    assert sorted(tree) == [
+    assert [path for path in sorted(tree) if "/20" not in path] == [
         "ec2/latest/meta-data.json",
         "ec2/latest/user-data",
         "openstack/content/0000",
@@ -145,6 +148,7 @@ def test_both_trees_are_there(tree):
         "openstack/latest/network_data.json",
         "openstack/latest/user_data",
         "openstack/latest/vendor_data.json",
+        "openstack/latest/vendor_data2.json",
     ]
     assert tree["openstack/latest/user_data"] == tree["ec2/latest/user-data"] == b"#cloud-config\n"
 
@@ -203,6 +207,55 @@ def test_nics_are_told_in_the_order_of_the_server(tree):
             "network_id": "net-dhcp",
         },
     ]
+    assert data["services"] == [{"type": "dns", "address": "10.1.0.53"}]
+
+
+def test_an_old_version_has_what_it_had_then(tree):
+    first = {path for path in tree if path.startswith("openstack/2012-08-10/")}
+    assert first == {"openstack/2012-08-10/meta_data.json", "openstack/2012-08-10/user_data"}
+    old = read(tree, "openstack/2012-08-10/meta_data.json")
+    new = read(tree, "openstack/latest/meta_data.json")
+    assert new.keys() - old.keys() == {"project_id", "devices", "dedicated_cpus"}
+    assert not any("network_data" in path for path in tree if "/2013-" in path)
+
+
+def test_a_server_from_before_there_were_seeds_has_none(tree):
+    assert "random_seed" not in read(tree, "openstack/latest/meta_data.json")
+    seeded = replace(SERVER, guest=replace(SERVER.guest, seed="c2VlZA=="))
+    again = compile_tree(SPEC, seeded, CONTENTS.__getitem__)
+    assert read(again, "openstack/latest/meta_data.json")["random_seed"] == "c2VlZA=="
+    assert "random_seed" not in read(again, "openstack/2012-08-10/meta_data.json")
+
+
+def test_vendor_data_are_told_in_both_forms(tree):
+    assert read(tree, "openstack/latest/vendor_data.json") == {}
+    assert read(tree, "openstack/latest/vendor_data2.json") == {}
+    told = replace(SERVER, guest=replace(SERVER.guest, vendor_data_sha256="v" * 64))
+    contents = {**CONTENTS, "v" * 64: b'{"cloud-init": "#cloud-config"}'}
+    again = compile_tree(SPEC, told, contents.__getitem__)
+    assert read(again, "openstack/latest/vendor_data.json") == {"cloud-init": "#cloud-config"}
+    assert read(again, "openstack/latest/vendor_data2.json") == {
+        "static": {"cloud-init": "#cloud-config"}
+    }
+
+
+def test_disks_and_volumes_are_mapped_to_the_devices_that_the_guest_has():
+    kinds = ("root", "ephemeral", "swap")
+    disks = tuple(Disk(kind, 1, SERVER_ID, kind, "qcow2", 1, False) for kind in kinds)
+    volumes = (Attachment("volume-2", "vdd"), Attachment("volume-1", "vdb"))
+    server = replace(SERVER, disks=kinds, volumes=volumes)
+    assert block_devices(replace(SPEC, disks=disks), server) == {
+        "ami": "vda",
+        "root": "/dev/vda",
+        "ephemeral0": "/dev/vdc",
+        "swap": "/dev/vde",
+        "ebs0": "/dev/vdb",
+        "ebs1": "/dev/vdd",
+    }
+    rescued = replace(server, disks=("rescue", *kinds), volumes=(), disk_bus="scsi")
+    assert block_devices(replace(SPEC, disks=disks), rescued)["ephemeral0"] == "/dev/sdc"
+    booted = replace(SERVER, disks=("swap",), volumes=(Attachment("volume-1", "vda"),))
+    assert block_devices(replace(SPEC, disks=disks), booted)["swap"] == "/dev/vdb"
 
 
 def test_the_ec2_tree(tree):

@@ -108,6 +108,12 @@ def test_openstacks_spelling(words, name):
     assert commands.translate([*words.split(), "x"]) == (name, len(words.split()))
 
 
+def test_console_log_show_is_not_taken_for_our_console():
+    for words, wanted in (("log show", "console-log"), ("url show", "vnc-console")):
+        result = invoke("console", *words.split(), "--help")
+        assert result.stdout.startswith(f"Usage: stackctl {wanted} "), result.output
+
+
 @pytest.mark.parametrize("words", ["server", "server fly", "console log", "boot list"])
 def test_what_is_no_spelling(words):
     assert commands.translate(words.split()) is None

@@ -56,6 +56,8 @@ def readable(world, spec):
             text = text.replace(id_, f"{table}-{number}")
     for number, mac in enumerate(world.column("SELECT mac FROM ports ORDER BY rowid"), 1):
         text = text.replace(mac, f"mac-{number}")
+    for number, seed in enumerate(world.column("SELECT random_seed FROM servers ORDER BY rowid")):
+        text = text.replace(seed, f"seed-{number}")
     text = UUID.sub("cloud", text)
     assert not MAC.search(text)
     return json.dumps(_sorted(json.loads(text)), indent=1, sort_keys=True) + "\n"

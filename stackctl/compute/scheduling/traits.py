@@ -67,11 +67,13 @@ class AggregateInstanceExtraSpecsFilter(Filter):
 
 
 class ImagePropertiesFilter(Filter):
-    """Architecture, hypervisor and mode that the image names."""
+    """Architecture, hypervisor, mode, machine and firmware that the image names."""
 
     def concerns(self, request: Request) -> bool:
         """When the image names any of them."""
-        return any(_image_asks(request.image_properties))
+        return any(_image_asks(request.image_properties)) or any(
+            request.image_properties.get(key) for key in ("hw_machine_type", "hw_firmware_type")
+        )
 
     def refusal(self, host: Candidate, request: Request) -> str:
         """The image is made for something else."""
@@ -83,7 +85,7 @@ class ImagePropertiesFilter(Filter):
             return f"image property img_hv_type is {hypervisor}, the host has {', '.join(offered)}"
         if mode and mode.lower() not in ("hv", "hvm"):
             return f"image property hw_vm_mode is {mode}, the host has hvm"
-        return ""
+        return _lacking_machine(host, request.image_properties)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,21 @@ def _image_asks(properties: Mapping[str, str]) -> tuple[str, str, str]:
         either("img_hv_type", "hypervisor_type"),
         either("hw_vm_mode", "vm_mode"),
     )
+
+
+def _lacking_machine(host: Candidate, properties: Mapping[str, str]) -> str:
+    """What the host's qemu does not have of machine and firmware; what it did not say counts as
+    had."""
+    types = host.capabilities.get("machine_types") or {}
+    machine = properties.get("hw_machine_type")
+    known = {*types, *types.get("all", ())} - {"all"}
+    if machine and "all" in types and machine not in known:
+        has = ", ".join(str(types[name]) for name in ("pc", "q35") if name in types)
+        return f"image property hw_machine_type is {machine}, the host's newest are {has}"
+    firmware, offered = properties.get("hw_firmware_type"), host.capabilities.get("firmware")
+    if firmware and offered is not None and firmware not in offered:
+        return f"image property hw_firmware_type is {firmware}, the host has {', '.join(offered)}"
+    return ""
 
 
 def _canonical(architecture: str) -> str:
