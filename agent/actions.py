@@ -148,11 +148,19 @@ def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
     return {"xml": libvirt_conn.live_xml(layout.checked(args["server_id"]))}
 
 
+def power_states(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """What runs: {server_ids}; the power states of those that libvirt has, by id."""
+    wanted = {layout.checked(str(each)) for each in args["server_ids"]}
+    views = libvirt_conn.observe(wanted)
+    return {"states": {id_: view.state for id_, view in views.items() if id_ in wanted}}
+
+
 _ACTIONS: dict[str, Action] = {
     "console-log": console_log,
     "domain-xml": domain_xml,
     "wait-guest": waiting.wait_guest,
     "list-images": prune.list_images,
+    "power-states": power_states,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
     "share-disk": share_disk,
