@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stackctl.errors import NotFound, StackctlError
 from stackctl.hostspec import affected_hosts
 from stackctl.identity.context import Context
-from stackctl.operation import convergence, router_moves, server_moves
+from stackctl.operation import convergence, evacuations, router_moves, server_moves, shelving
 from stackctl.operation.exchange import is_ahead
 from stackctl.operation.owner import owner_is_alive
 from stackctl.operation.settle import fail_build
@@ -22,6 +22,8 @@ NEXT_PHASES: dict[str, NextPhase] = {
     "migrate": server_moves.next_phase,
     "resize": server_moves.next_phase,
     "revert-resize": server_moves.next_phase,
+    "shelve": shelving.next_phase,
+    "evacuate": evacuations.next_phase,
 }
 """By the kind of an operation with several phases: what writes the next one, of plain rows. It gets
 the operation, its hosts that are behind, and those of them that did not answer; it returns the
