@@ -6,14 +6,16 @@ it still has of them is destroyed by its first convergence, before anything else
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.commanding import Before, note_server
-from stackctl.compute.disks import disks_of
-from stackctl.compute.moving import open_move
-from stackctl.compute.rehousing import Homes, Wish, find_host, graves_of, move_in
+from stackctl.compute.disks import disks_of, restore_disks
+from stackctl.compute.migrating import left_behind
+from stackctl.compute.moving import SIZES, open_move
+from stackctl.compute.rehousing import Homes, Wish, find_host, graves_of, move_in, take_host
 from stackctl.compute.types import Server
 from stackctl.compute.views import first_result, read_servers, server_row
 from stackctl.errors import Conflict, NotFound, StackctlError
@@ -176,10 +178,14 @@ class _Evacuation:
                     "server would not be the same. It stays there.",
                     hint=f"stackctl host-return {host['name']}   (when it runs again)",
                 )
-        _require_image(reader, server)
+        if left_behind(reader, server) is None:
+            _require_image(reader, server)
 
     def choose(self, writer: Writer, server: Row, without: Collection[str]) -> str:
-        """The best host but the lost one."""
+        """The best host but the lost one; of one that was moved, the host with its old disks."""
+        moved = left_behind(writer, server)
+        if moved is not None:
+            return self._old_host(writer, server, moved, without)
         others = {*without, server["host_id"]}
         return find_host(self._context, writer, server, self._wish, others, self._operation.id)
 
@@ -192,9 +198,26 @@ class _Evacuation:
         lost, new = (writer.get("hosts", id_)["name"] for id_ in (server["host_id"], host_id))
         move = {"kind": "evacuate", "target_id": host_id, "status": "running"}
         open_move(writer, server, self._operation.id, **move)
-        _disks_anew(writer, server, host_id, values)
-        words = f"host {lost} is off: made anew on {new}"
+        if left_behind(writer, server) is None:
+            _disks_anew(writer, server, host_id, values)
+            words = f"host {lost} is off: made anew on {new}"
+        else:
+            _disks_of_old(writer, server, host_id, values)
+            words = f"host {lost} is off: back on {new}, as it was before it was moved"
         note_server(self._context, writer, self._operation.id, "evacuate", server, words, new)
+
+    def _old_host(self, reader: Reader, server: Row, moved: Row, without: Collection[str]) -> str:
+        """Where it was until somebody moved it, which nobody has confirmed: its data are there."""
+        host, asked = reader.get("hosts", moved["source_host_id"]), self._wish.host
+        other = asked is not None and find(reader, "hosts", asked, noun="host") != host
+        if host["fenced"] or host["id"] in without or other:
+            name = host["name"]
+            raise Conflict(
+                f"Its disks, as they were before it was moved, are on host {name}: it goes back to "
+                "them or nowhere. It stays where it is.",
+                hint=f"stackctl host-return {name}" if host["fenced"] else f"stackctl drift {name}",
+            )
+        return str(host["id"])
 
     def _failed(self, server: Row, error: StackctlError) -> None:
         kind, hint = type(error), error.hint
@@ -214,6 +237,17 @@ def _disks_anew(writer: Writer, server: Row, host_id: str, values: Row) -> None:
     others. (Disks that several hosts share would be handed over here.)"""
     shelving.leave_host(writer, server)
     move_in(writer, writer.get("servers", server["id"]), host_id, **values)
+
+
+def _disks_of_old(writer: Writer, server: Row, host_id: str, values: Row) -> None:
+    """A server that was moved to the host which is lost goes back to the disks that it had."""
+    old = json.loads(server["before_resize_json"])
+    kept = [disk for disk in disks_of(writer, server["id"]) if disk["id"] in old["disks"]]
+    shelving.leave_host(writer, server)
+    back = [{**disk, "aside": 0, "version": disk["version"] + 1} for disk in kept]
+    restore_disks(writer, server["id"], back)
+    sizes = {name: old[name] for name in SIZES}
+    take_host(writer, writer.get("servers", server["id"]), host_id, **sizes, **values)
 
 
 def _require_image(reader: Reader, server: Row) -> None:

@@ -94,15 +94,24 @@ def find_host(
 
 def move_in(writer: Writer, server: Row, host_id: str, **values: object) -> None:
     """Give a server without host and disks both: its ports are bound there, its disks are built."""
+    take_host(writer, server, host_id, **values)
+    write_disks(writer, writer.get("servers", server["id"]))
+
+
+def take_host(writer: Writer, server: Row, host_id: str, **values: object) -> None:
+    """A server without a host is this one's, which has or makes its disks.
+
+    One that was booted for a host by name stays so, with the new one.
+    """
     host = writer.get("hosts", host_id)
     for port_id in ports_of(writer, server["id"]):
         writer.update("ports", port_id, device_owner=f"compute:{host['zone']}")
         bind_port(writer, port_id, host_id)
     volume_rows.move_unbuilt(writer, server["id"], host_id)
     here = {"host_id": host_id, "zone": host["zone"], "held": 0, "fault_json": None}
+    here |= {"host_asked": host_id if server["host_asked"] is not None else None}
     here |= {"vm_state": "building", "kept_state": None, "power_state": "NOSTATE"}
     writer.update("servers", server["id"], **here, version=server["version"] + 1, **values)
-    write_disks(writer, writer.get("servers", server["id"]))
     writer.change.servers.add(server["id"])
 
 

@@ -12,10 +12,12 @@ _OPEN = (
     "SELECT * FROM migrations WHERE operation_id = ? AND kind = 'evacuate' AND status = 'running'"
 )
 
-# What an earlier move had set aside for a word is gone with its host, or not needed any more.
+# What an earlier move had set aside for a word is taken up again, or not needed any more.
 _EARLIER = """
 UPDATE migrations SET claim_host_id = NULL,
-  status = CASE status WHEN 'finished' THEN 'confirmed' ELSE status END
+  status = CASE WHEN status <> 'finished' THEN status
+    WHEN source_host_id = (SELECT host_id FROM servers WHERE servers.id = server_id)
+    THEN 'reverted' ELSE 'confirmed' END
 WHERE server_id = ? AND claim_host_id IS NOT NULL
 """
 

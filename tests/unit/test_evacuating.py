@@ -2,7 +2,7 @@
 
 import pytest
 
-from stackctl.compute import evacuating, service, shelving
+from stackctl.compute import evacuating, migrating, service, shelving
 from stackctl.compute.attachments import attach_volume
 from stackctl.compute.rehousing import Wish
 from stackctl.compute.settings import lock_server
@@ -259,6 +259,34 @@ class TestEvacuate:
         assert pair.server("vm").host == "h2"
         (disk,) = pair.rows("SELECT * FROM disks WHERE deleted_at IS NULL")
         assert disk["image_id"] == image_id
+
+    def test_one_that_was_moved_there_goes_back_to_its_old_disks(self, pair):
+        pair.booted(host="h1")
+        with write(pair.cloud) as writer:
+            writer.run("UPDATE servers SET host_asked = NULL")
+        old = pair.column("SELECT id FROM disks")
+        migrating.migrate(pair.context, "vm").check()
+        assert (pair.server("vm").status, pair.server("vm").host) == ("VERIFY_RESIZE", "h2")
+        lose(pair, "h2")
+        pair.add_host("h3")
+        with pytest.raises(Conflict, match="it goes back to them or nowhere"):
+            evacuating.evacuate(pair.context, ["vm"], "h3").check()
+        pair.trouble("h1", unreachable=True)
+        before = pair.rows("SELECT * FROM migrations")
+        with pytest.raises(HostUnreachable):
+            evacuating.evacuate(pair.context, ["vm"]).check()
+        assert pair.server("vm").status == "VERIFY_RESIZE"
+        assert pair.rows("SELECT * FROM migrations")[: len(before)] == before
+        pair.trouble("h1")
+        evacuating.evacuate(pair.context, ["vm"]).check()
+        assert (pair.server("vm").status, pair.server("vm").host) == ("ACTIVE", "h1")
+        assert pair.column("SELECT id FROM disks WHERE deleted_at IS NULL") == old
+        assert pair.value("SELECT count(*) FROM migrations WHERE claim_host_id IS NOT NULL") == 0
+        assert pair.value("SELECT status FROM migrations WHERE kind = 'cold'") == "reverted"
+        come_back(pair, "h2")
+        assert pair.fleet.domains() == {pair.server("vm").id: "h1"}
+        assert pair.fleet.state("h1")["disks"].keys() == {*old}
+        assert pair.fleet.state("h2")["disks"] == {}
 
     def test_deleted_afterwards_nobody_waits_for_the_lost_host(self, lost):
         evacuating.evacuate(lost.context, ["vm-1"]).check()
