@@ -221,6 +221,11 @@ class FakeSession:
             f"inspect-domain on host {self._name} failed: there is no such domain."
         )
 
+    def _act_power_states(self, arguments):
+        there = self._fleet.state(self._name)["domains"]
+        ids = [id_ for id_ in arguments["server_ids"] if id_ in there]
+        return {"states": {id_: there[id_]["power"] for id_ in ids}}
+
     def _act_describe_server(self, _):
         guest = {"state": "RUNNING", "virt_type": "qemu", "machine_type": "pc-i440fx-9.0"}
         return {**guest, "cpu": None, "offload": False}

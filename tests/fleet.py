@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 DATA = "/var/lib/stackctl/host"
 COMMAND_LIMIT_S = 150
 RUNS = ("active", "rescued", "resized")
-SETTLED = (*RUNS, "stopped", "error", "soft-delete")
+SETTLED = (*RUNS, "stopped", "error", "soft-delete", "shelved", "shelved_offloaded")
 
 LOOK = r"""
 import json, os, re, subprocess, sys

@@ -33,10 +33,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Captured:
-    """A content that was received and inspected, not yet an image."""
+    """A content that was received and inspected, not yet an image; ``consistency``: what it is
+    worth, being of a guest that may have written meanwhile."""
 
     got: Received
     place: placing.Placement
+    consistency: str = ""
 
 
 class _Pieces(io.RawIOBase):

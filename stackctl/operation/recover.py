@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from stackctl.errors import NotFound, StackctlError
 from stackctl.hostspec import affected_hosts
 from stackctl.identity.context import Context
-from stackctl.operation import convergence, live_moves, router_moves, server_moves
+from stackctl.operation import (
+    convergence,
+    evacuations,
+    live_moves,
+    router_moves,
+    server_moves,
+    shelving,
+)
 from stackctl.operation.exchange import is_ahead
 from stackctl.operation.owner import owner_is_alive
 from stackctl.operation.settle import fail_build
@@ -23,6 +30,8 @@ NEXT_PHASES: dict[str, NextPhase] = {
     "resize": server_moves.next_phase,
     "revert-resize": server_moves.next_phase,
     "live-migrate": live_moves.next_phase,
+    "shelve": shelving.next_phase,
+    "evacuate": evacuations.next_phase,
 }
 """By the kind of an operation with several phases: what writes the next one, of plain rows. It gets
 the operation, its hosts that are behind, and those of them that did not answer; it returns the
@@ -101,7 +110,10 @@ def _next_phases(context: Context, settled: Sequence[Recovered]) -> list[Recover
 def _roll_forward(context: Context, dead: Sequence[Row]) -> list[Recovered]:
     if not dead:
         return []
-    hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])}
+    with read(context.cloud) as reader:
+        # A fenced host is told when it returns: nobody waits for its silence meanwhile.
+        fenced = set(reader.column("SELECT id FROM hosts WHERE fenced = 1"))
+    hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])} - fenced
     exchanges = convergence.converge(context, hosts, (), dead[0]["id"])
     errors = {item.host_id: item.error.message for item in exchanges if item.error is not None}
     _look(context, dead)

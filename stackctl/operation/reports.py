@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from agent.spec import HostSpec
 from agent.wire import Fault, Report
+from stackctl.operation import shelving
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure
 from stackctl.operation.volume_reports import (
@@ -36,7 +37,15 @@ VM_STATES = {
 # Nova has no word for a guest whose memory lies on disk: it is off.
 POWER_STATES = {"SAVED": "SHUTDOWN"}
 
-LASTING_TASKS = ("image-snapshot", "image-backup", "migrating", "resize-prep", "revert-prep")
+LASTING_TASKS = (
+    "image-snapshot",
+    "image-backup",
+    "migrating",
+    "resize-prep",
+    "revert-prep",
+    shelving.COPYING,
+    shelving.LEAVING,
+)
 """Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
 
 KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment")
@@ -133,6 +142,9 @@ class Reporter:
         if server["launched_at"] is None and vm_state == "active":
             values["launched_at"] = now()
             writer.update("hosts", self.host_id, build_failures=0)
+        if vm_state == "active" and server["shelved_image_id"] is not None:
+            # Its guest runs from a disk made of it: what it was shelved as has done its duty.
+            shelving.drop_image(writer, server)
         if any(server[name] != value for name, value in values.items()):
             self._note(writer, server, "info", _sentence(server, vm_state, report), report.seconds)
         writer.update("servers", server["id"], **values, observed_at=now())
@@ -350,7 +362,7 @@ SELECT * FROM servers WHERE id = (SELECT device_id FROM ports WHERE id = ?)
 """,
     "image": """
 SELECT servers.* FROM servers
-JOIN images ON images.id = ifnull(servers.rescue_image_id, servers.image_id)
+JOIN images ON images.id IN (ifnull(servers.rescue_image_id, servers.image_id), shelved_image_id)
 WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
   AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL)
   AND servers.deleted_at IS NULL

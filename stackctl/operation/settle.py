@@ -96,7 +96,9 @@ def _unheard(server: Row, exchange: Exchange | None) -> Failure | None:
 
 def _settle_deleted(writer: Writer, server: Row, exchange: Exchange | None) -> Failure | None:
     left = writer.value(
-        "SELECT count(*) FROM tombstones WHERE server_id = ? AND acknowledged_at IS NULL",
+        # What a fenced host has goes when it returns: nobody is told of that each time.
+        "SELECT count(*) FROM tombstones JOIN hosts ON hosts.id = host_id "
+        "WHERE server_id = ? AND acknowledged_at IS NULL AND fenced = 0",
         server["id"],
     )
     if not left:

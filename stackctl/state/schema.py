@@ -13,6 +13,7 @@ from stackctl.state.schema_live import LIVE_MIGRATION
 from stackctl.state.schema_moving import MOVING
 from stackctl.state.schema_networking import NETWORKING
 from stackctl.state.schema_placing import PLACING
+from stackctl.state.schema_shelving import SHELVING
 from stackctl.state.schema_volumes import VOLUMES
 
 APPLICATION_ID = 0x73746B63  # "stkc"
@@ -415,6 +416,7 @@ MIGRATIONS: tuple[str, ...] = (
     LIVE_MIGRATION,
     ADOPTING,
     GUESTS,
+    SHELVING,
 )
 """Script n brings a file from user_version n to n + 1."""
 
