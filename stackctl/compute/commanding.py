@@ -191,7 +191,6 @@ def give(
     """The transaction of a command, for operations that give one among other things."""
     _refuse_homeless(server, action)
     transition = lifecycle.require(server, action)
-    _refuse_old_memory(server, action)
     values: Row = {"task_state": transition.task_state, "held": 0, "operation_id": operation_id}
     if server["launched_at"] is None:
         values["vm_state"] = "building"
@@ -210,16 +209,6 @@ def _refuse_homeless(server: Row, action: str) -> None:
             f"Cannot '{action}' instance {server['name']}: it is on no host, because none could "
             "build it.",
             hint=f"stackctl delete {server['name']}",
-        )
-
-
-def _refuse_old_memory(server: Row, action: str) -> None:
-    """Memory is restored with the definition that the guest ran by."""
-    if action == "suspend" and server["adopted_json"]:
-        raise Conflict(
-            f"Cannot 'suspend' instance {server['name']}: it still runs by the definition that it "
-            "had before it was adopted, and would come back with that. Nothing was changed.",
-            hint=f"stackctl reboot {server['name']}",
         )
 
 

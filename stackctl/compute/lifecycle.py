@@ -33,6 +33,9 @@ ON_A_HOST = ("active", "stopped", "paused", "suspended", "rescued", "resized", "
 EXISTING = (*ON_A_HOST, "shelved", "shelved_offloaded")
 """A server that was built."""
 
+KEEPS_MEMORY = ("suspend", "live-migrate")
+"""After these a guest goes on with its memory, so with the definition that it ran by."""
+
 COPIED = ("active", "stopped", "paused", "suspended")
 """A server whose disk can become an image."""
 
@@ -134,7 +137,18 @@ def require(server: Row, action: str) -> Transition:
             f"Cannot '{action}' instance {server['name']} while it is in vm_state "
             f"{server['vm_state']}."
         )
+    _refuse_old_definition(server, action)
     return transition
+
+
+def _refuse_old_definition(server: Row, action: str) -> None:
+    """Conflict when memory would come back with a definition that is not ours."""
+    if action in KEEPS_MEMORY and server["adopted_json"]:
+        raise Conflict(
+            f"Cannot '{action}' instance {server['name']}: it still runs by the definition that it "
+            "had before it was adopted, and would come back with that. Nothing was changed.",
+            hint=f"stackctl reboot {server['name']}",
+        )
 
 
 def refuse_locked(server: Row, action: str) -> None:

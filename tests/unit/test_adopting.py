@@ -314,6 +314,8 @@ def test_a_guest_runs_by_its_old_definition_until_it_is_restarted(up):
     run(up).check()
     with pytest.raises(errors.Conflict, match="still runs by the definition"):
         service.change_power(up.context, "suspend", ["wiki"])
+    with pytest.raises(errors.Conflict, match="still runs by the definition"):
+        service.live_migrate(up.context, "wiki")
     service.change_power(up.context, "pause", ["wiki"]).check()
     service.change_power(up.context, "reboot-hard", ["wiki"]).check()
     assert up.server("wiki").adopted is None
