@@ -32,6 +32,7 @@ ALLOWED = {
     "revert-resize": {"resized", "error"},
     "soft-delete": {*BUILT, "building"},
     "restore": {"soft-delete"},
+    "set-password": {"active"},
     "rename": BUILT,
     "set": BUILT,
 }
