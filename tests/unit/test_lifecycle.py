@@ -40,6 +40,7 @@ ALLOWED = {
     "evacuate": BUILT,
     "rename": BUILT | SHELVED,
     "set": BUILT | SHELVED,
+    "set-password": {"active"},
 }
 WHILE_LOCKED = {"rename", "snapshot", "backup"}
 
