@@ -29,7 +29,14 @@ DRAINED = (
 @changes
 @shows(SHOW)
 @click.option("--host", "option", type=words.HOST, help="The host (or as second word).")
-@click.option("--block-migrate", "--block-migration", is_flag=True, expose_value=False, hidden=True)
+@click.option(
+    "--block-migrate",
+    "--block-migration",
+    is_flag=True,
+    expose_value=False,
+    hidden=True,
+    help="As always.",
+)
 @click.argument("server", type=words.SERVER)
 @click.argument("host", required=False, type=words.HOST)
 def live_migrate(

@@ -33,7 +33,7 @@ LIST = (
 @shows(SHOW)
 @click.option("--host", type=words.HOST, help="This host, instead of the best other one.")
 @click.option("--live-migration", "live", is_flag=True, help="While it runs (live-migrate).")
-@click.option("--block-migration", is_flag=True, expose_value=False, hidden=True)
+@click.option("--block-migration", is_flag=True, expose_value=False, hidden=True, help="As always.")
 @click.argument("server", type=words.SERVER)
 def migrate(context: Context, output: Output, host: str | None, live: bool, server: str) -> None:
     """Move a server to another host: it is shut down, its disks are copied, it goes on there.
