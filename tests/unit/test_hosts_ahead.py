@@ -139,17 +139,17 @@ class TestMeanwhile:
     def test_a_power_command_that_was_carried_out_is_not_taken_back(self, pair, monkeypatch):
         pair.booted(host="h1")
         pair.trouble("h1", unreachable=True)
-        real = commanding._take_back
+        real = commanding.take_back
 
         def first_another(*arguments):
             pair.trouble("h1")
             pair.converge("h1").check()
             real(*arguments)
 
-        monkeypatch.setattr(commanding, "_take_back", first_another)
+        monkeypatch.setattr(commanding, "take_back", first_another)
         service.change_power(pair.context, "stop", ["vm"])
         assert pair.servers() == {"vm": "SHUTOFF"}
-        monkeypatch.setattr(commanding, "_take_back", real)
+        monkeypatch.setattr(commanding, "take_back", real)
         service.change_power(pair.context, "start", ["vm"]).check()
         assert pair.servers() == {"vm": "ACTIVE"}
 
