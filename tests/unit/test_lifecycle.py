@@ -30,6 +30,7 @@ ALLOWED = {
     "backup": {"active", "stopped", "paused", "suspended"},
     "resize": {"active", "stopped"},
     "migrate": {"active", "stopped"},
+    "live-migrate": {"active", "paused"},
     "confirm-resize": {"resized"},
     "revert-resize": {"resized", "error"},
     "soft-delete": {*BUILT, *SHELVED, "building"},
@@ -47,7 +48,7 @@ WHILE_LOCKED = {"rename", "snapshot", "backup"}
 
 def server_in(vm_state, **more):
     server = {"id": "1", "name": "vm", "vm_state": vm_state, "task_state": None, "locked": 0}
-    return {**server, "moving": 0, **more}
+    return {**server, "moving": 0, "adopted_json": None, **more}
 
 
 def test_the_table_has_all_actions():
