@@ -38,6 +38,11 @@ class Wish:
     vnc: bool | None = None
 
 
+def has_nvram(server: Row) -> bool:
+    """Whether a server boots by UEFI, whose variables lie on its host and stay there."""
+    return bool(json.loads(server["hardware_json"]).get("nvram"))
+
+
 def wish_of(image: Row | None, sizes: Row, vnc: bool | None = None) -> Wish:
     """The same from rows: ``sizes`` is a flavor, or a server as it is now."""
     properties = json.loads(image["properties_json"]) if image else {}

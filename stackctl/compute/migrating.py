@@ -15,6 +15,7 @@ from typing import Any
 from stackctl.compute import lifecycle, moving
 from stackctl.compute.commanding import note_server
 from stackctl.compute.disks import add_disk, disks_of
+from stackctl.compute.hardware import has_nvram
 from stackctl.compute.moving import SIZES
 from stackctl.compute.types import GIB, Server
 from stackctl.compute.views import first_result, read_servers, server_row, servers_by_id
@@ -94,6 +95,10 @@ def _switch_off(
     lifecycle.refuse_undecided(server, action)
     moving.require_movable(writer, server, action)
     origin = moving.require_host(writer, server, action)
+    if has_nvram(server):
+        context.watch.warn(
+            f"The UEFI variables of {server['name']} do not go along: it starts with new ones."
+        )
     new = sizes(writer, server)
     host = moving.choose_host(context, writer, {**server, **new}, operation.id, host_word)
     ids = [disk["id"] for disk in disks_of(writer, server["id"]) if not disk["aside"]]

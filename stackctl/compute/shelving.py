@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from stackctl.compute import lifecycle
 from stackctl.compute.commanding import Before, command, give, note_server, take_back
 from stackctl.compute.disks import disks_of
+from stackctl.compute.hardware import has_nvram
 from stackctl.compute.rehousing import Homes, Wish, find_host, graves_of, move_in
 from stackctl.compute.snapshots import asked_of, receive
 from stackctl.compute.types import Server
@@ -110,11 +111,12 @@ def _switch_off(context: Context, writer: Writer, operation: Operation, word: st
     server = server_row(context, writer, word)
     lost = [f"{server['ephemeral_gb']} GB of ephemeral disk"] if server["ephemeral_gb"] else []
     lost += [f"{server['swap_mb']} MB of swap"] if server["swap_mb"] else []
+    lost += ["its UEFI variables"] if has_nvram(server) else []
     give(context, writer, operation.id, "shelve", server)
     if lost:
         context.watch.warn(
             f"Only the root disk of {server['name']} is kept: its {' and '.join(lost)} will be "
-            "empty when it is unshelved."
+            "made anew when it is unshelved."
         )
     return Before(server, disks_of(writer, server["id"]))
 
