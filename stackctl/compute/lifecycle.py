@@ -135,3 +135,13 @@ def refuse_locked(server: Row, action: str) -> None:
             f"Instance {server['name']} is locked{reason}. Nothing was done ('{action}').",
             hint=f"stackctl unlock {server['id']}",
         )
+
+
+def refuse_undecided(server: Row, action: str) -> None:
+    """A server that was resized or moved has two sets of disks until one of them is chosen."""
+    if server["before_resize_json"] is not None:
+        raise Conflict(
+            f"Cannot '{action}' instance {server['name']}: it was resized or moved, and that was "
+            "neither confirmed nor reverted. Nothing was done.",
+            hint=f"stackctl resize-revert {server['name']}",
+        )

@@ -91,6 +91,7 @@ def _switch_off(
     """The first step: the guest goes off, and the other host makes its ports."""
     context, server = operation.context, server_row(operation.context, writer, word)
     lifecycle.require(server, action)
+    lifecycle.refuse_undecided(server, action)
     moving.require_movable(writer, server, action)
     origin = moving.require_host(writer, server, action)
     new = sizes(writer, server)

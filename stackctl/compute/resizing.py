@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from stackctl.compute import migrating, volume_rows
+from stackctl.compute import lifecycle, migrating, volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import disks_of, drop_disk
@@ -49,6 +49,7 @@ def resize(context: Context, word: str, flavor: str, host_word: str | None = Non
 
     def prepare(writer: Writer, server: Row) -> Row:
         volume_rows.refuse_root(writer, server, "resize", _ANEW)
+        lifecycle.refuse_undecided(server, "resize")
         new = _new_sizes(context, writer, server, flavor)
         _refuse_too_much(writer, server, new)
         before = {name: server[name] for name in SIZES}

@@ -110,6 +110,8 @@ class Reporter:
         server = self._row_here(writer, "servers", report)
         if server is None:
             self._not_removed(writer, report)
+        elif report.result == "failed" and report.facts.get("declined"):
+            self._server_declined(writer, server, report)
         elif report.result == "failed":
             self._server_failed(writer, server, _fault(report))
         elif report.result in WELL or _runs_though_held(report):
@@ -133,6 +135,14 @@ class Reporter:
         if any(server[name] != value for name, value in values.items()):
             self._note(writer, server, "info", _sentence(server, vm_state, report), report.seconds)
         writer.update("servers", server["id"], **values, observed_at=now())
+
+    def _server_declined(self, writer: Writer, server: Row, report: Report) -> None:
+        """A command that could not be obeyed leaves a server as it was."""
+        message = _fault(report).message
+        failure = Failure("server", server["id"], server["name"], self.host_name, message)
+        self.failures.append(failure)
+        self._note(writer, server, "error", message)
+        self._server_seen(writer, server, report)
 
     def _server_failed(self, writer: Writer, server: Row, fault: Fault) -> None:
         """The first fault of a convergence stands: later ones only follow from it."""

@@ -4,11 +4,12 @@ import hashlib
 import os
 import struct
 import threading
+from dataclasses import asdict
 
 import pytest
 
 from agent import wire
-from agent.spec import Image
+from agent.spec import Disk, Image, to_plain
 from stackctl.errors import (
     AgentFailed,
     Conflict,
@@ -127,6 +128,52 @@ def test_an_image_that_the_exchange_did_not_announce_is_sent_with_the_spec(tmp_p
     with Exchange(play, open_image=open_image) as session:
         session.converge({"images": [{"sha256": name}]}, None, None)
     assert got == [({"type": "blob", "sha256": name, "size_bytes": len(content)}, content)]
+
+
+def copy_of(source_id):
+    return Disk("new", 1, "server", "root", "qcow2", 1, True, None, source_id, "host-a")
+
+
+def test_a_disk_of_another_host_is_opened_or_said_to_be_out_of_reach():
+    asked, got = [], []
+    offered = Peer("192.0.2.7", 4711, "token", "certificate")
+
+    def disk_peer(disk_id, host_id, failed):
+        asked.append((disk_id, host_id, failed))
+        if failed:
+            raise HostUnreachable("Host a does not answer.")
+        return offered
+
+    def play(agent):
+        agent.hear()
+        agent.say({"type": "want", "disk": "old"})
+        got.append(agent.hear().message)
+        agent.say(HELLO)
+        agent.hear()
+        agent.say({"type": "want", "disk": "old", "why": "it broke off"})
+        got.append(agent.hear().message)
+        agent.say({"type": "done"})
+        agent.hear()
+
+    how = {"copies": (copy_of("old"),), "session": {"disk_peer": disk_peer}}
+    with Exchange(play, **how) as session:
+        session.converge({"disks": [to_plain(copy_of("old"))]}, None, None)
+    assert got[0] == {"type": "peer", "disk": "old", "peer": asdict(offered)}
+    assert got[1] == {"type": "peer", "disk": "old", "error": "Host a does not answer"}
+    assert asked == [("old", "host-a", False), ("old", "host-a", True)]
+
+
+@pytest.mark.parametrize("wanted", ["another", None, ["old"], ""])
+def test_no_host_gets_a_disk_that_is_not_for_it(wanted):
+    def play(agent):
+        agent.hear()
+        agent.say({"type": "want", "disk": wanted})
+
+    with (
+        pytest.raises(AgentFailed, match="asks for a disk that is not for it"),
+        Exchange(play, copies=(copy_of("old"),)),
+    ):
+        pass
 
 
 def test_converge_answers_what_the_agent_wants_and_hands_reports_on():

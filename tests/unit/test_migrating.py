@@ -377,6 +377,15 @@ def test_until_it_is_decided_neither_host_nor_disks_can_be_given_up(up):
     for act in (lambda: rebuild(up.context, "vm", Rebuild()), lambda: rescue(up.context, "vm")):
         with pytest.raises(Conflict, match="neither confirmed nor reverted"):
             act()
+    up.trouble("h2")
+    reset_state(up.context, "vm", "active").check()
+    for act in (
+        lambda: migrate(up.context, "vm", "h1"),
+        lambda: resize(up.context, "vm", "large", "h2"),
+        lambda: resize(up.context, "vm", "large", "h1"),
+    ):
+        with pytest.raises(Conflict, match="neither confirmed nor reverted"):
+            act()
 
 
 def test_no_two_hosts_are_told_to_have_it(up):
