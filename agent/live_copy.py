@@ -60,19 +60,20 @@ def locked(data: Path, server_id: str, timeout_s: float = 0) -> Any:
 def copy(
     data: Path,
     server_id: str,
-    source: Path,
+    source: str,
     target: ImageFile,
     check: Callable[[], None],
     limit_s: float,
 ) -> Moment:
     """Copy a disk of a running guest, whose lock is held; ``check`` is asked meanwhile.
 
-    A copy that was not finished goes on no longer.
+    ``source`` is the disk's file, or the serial of a volume. A copy that was not finished goes on
+    no longer.
     """
     xml = libvirt_conn.live_xml(server_id)
-    device = disk_target(xml, str(source))
+    device, name = disk_target(xml, source), source.rpartition("/")[2]
     if device is None:
-        raise StepFailed(f"the guest does not run with {source.name} (any more)")
+        raise StepFailed(f"the guest does not run with {name} (any more)")
     quiet = has_guest_agent(xml) and _freeze(data, server_id)
     try:
         moment = Moment(store.now(), quiet)
@@ -81,7 +82,7 @@ def copy(
     finally:
         if quiet:
             _thaw(data, server_id)
-    killpoint.reached(f"copy of {source.name} begun")
+    killpoint.reached(f"copy of {name} begun")
     try:
         _await(server_id, check, limit_s)
     except BaseException:

@@ -59,13 +59,39 @@ class DiskInput:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A disk's content that is no file of this host: a volume of a storage pool (``protocol``
+    pool), or what qemu itself reaches by nfs or rbd, with the servers' names, and (rbd) the user
+    and libvirt's secret."""
+
+    protocol: str
+    name: str
+    pool: str = ""
+    hosts: tuple[str, ...] = ()
+    user: str = ""
+    secret: str = ""
+
+    @property
+    def key(self) -> str:
+        """What names it beside the paths of files."""
+        return f"{self.pool or self.protocol}:{self.name}"
+
+
+@dataclass(frozen=True)
 class VolumeInput:
-    """A volume's file with its format, its serial (the whole id), and the name of its device."""
+    """A volume's file (or its ``source``, where it is none) with its format, its serial (the whole
+    id), and the name of its device."""
 
     path: str
     format: str
     serial: str
     target: str
+    source: Optional[Source] = None
+
+    @property
+    def key(self) -> str:
+        """What names its content in a domain."""
+        return self.path if self.source is None else self.source.key
 
 
 @dataclass(frozen=True)
@@ -143,6 +169,10 @@ def input_digest(domain: DomainInput) -> str:
     if not domain.volumes:
         # Definitions from before there were volumes stay what they are.
         del inputs["volumes"]
+    for volume in inputs.get("volumes", ()):
+        # Nor are those of before there were other places than files.
+        if volume["source"] is None:
+            del volume["source"]
     return digest([COMPILER, inputs])
 
 
@@ -233,10 +263,10 @@ def disk_files(xml: str) -> set[str]:
     return {source.get("file", "") for source in sources} - {""}
 
 
-def disk_target(xml: str, path: str) -> Optional[str]:
-    """The name that a guest's disk has in its domain, by its file."""
+def disk_target(xml: str, key: str) -> Optional[str]:
+    """The name that a guest's disk has in its domain, by its file or (a volume's) by its serial."""
     for disk in ElementTree.fromstring(xml).iterfind("devices/disk"):
-        if _attribute(disk, "source", "file") == path:
+        if key in (_attribute(disk, "source", "file"), disk.findtext("serial", "")):
             return _attribute(disk, "target", "dev")
     return None
 
@@ -262,7 +292,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
         f"{domain.ram_mb * 1024} KiB",
         domain.machine_type,
         *(disk.path for disk in domain.disks),
-        *(volume.path for volume in domain.volumes),
+        *(volume.key for volume in domain.volumes),
         domain.drive,
         *(f"{nic.mac} {nic.tap}" for nic in domain.nics),
     )
@@ -270,7 +300,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
 
 def _read_essentials(root: Element) -> tuple[str, ...]:
     os_type = root.find("os/type")
-    sources = [source.get("file", "") for source in root.iterfind("devices/disk/source")]
+    sources = [_source_key(disk) for disk in root.iterfind("devices/disk")]
     return (
         root.get("type", ""),
         f"{root.findtext('vcpu', '')} vcpus",
@@ -298,11 +328,36 @@ def _read_volumes(root: Element) -> tuple[VolumeInput, ...]:
             format=_attribute(disk, "driver", "type"),
             serial=disk.findtext("serial", ""),
             target=_attribute(disk, "target", "dev"),
+            source=_read_source(disk),
         )
         for disk in root.iterfind("devices/disk")
     ]
     volumes = (volume for volume in found if _VOLUME_SERIAL.fullmatch(volume.serial))
     return tuple(sorted(volumes, key=lambda volume: volume.target))
+
+
+def _source_key(disk: Element) -> str:
+    source = _read_source(disk)
+    return _attribute(disk, "source", "file") if source is None else source.key
+
+
+def _read_source(disk: Element) -> Optional[Source]:
+    found = disk.find("source")
+    if found is None:
+        return None
+    if disk.get("type") == "volume":
+        return Source("pool", found.get("volume", ""), pool=found.get("pool", ""))
+    if disk.get("type") != "network":
+        return None
+    hosts = [(host.get("name", ""), host.get("port", "")) for host in found.iterfind("host")]
+    by_nfs = found.get("protocol") == "nfs"
+    return Source(
+        found.get("protocol", ""),
+        found.get("name", ""),
+        hosts=tuple(f"{name}:{port}" if port and not by_nfs else name for name, port in hosts),
+        user=_attribute(found, "auth", "username"),
+        secret=_attribute(found, "auth/secret", "uuid"),
+    )
 
 
 def _attribute(parent: Element, tag: str, name: str) -> str:
@@ -445,7 +500,32 @@ def _disk(disk: DiskInput, target: str, bus: str) -> Element:
 def _volume(volume: VolumeInput, bus: str) -> Element:
     if not _TARGET.fullmatch(volume.target) or volume.target[:2] != DISK_PREFIXES.get(bus):
         raise UnsafeText(f"not a device of the bus {bus[:40]!r}: {volume.target[:40]!r}")
-    return _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
+    element = _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
+    if volume.source is not None:
+        _set_source(element, volume.source)
+    return element
+
+
+def _set_source(disk: Element, source: Source) -> None:
+    """Another content than a file."""
+    disk.set("type", "volume" if source.protocol == "pool" else "network")
+    found = disk.find("source")
+    if found is None or source.protocol not in ("pool", "nfs", "rbd"):
+        raise UnsafeText(f"not a protocol of disks: {source.protocol[:40]!r}")
+    found.attrib.clear()
+    if source.protocol == "pool":
+        found.attrib.update(pool=source.pool, volume=source.name)
+        return
+    found.attrib.update(protocol=source.protocol, name=source.name)
+    for host in source.hosts:
+        name, _, port = host.partition(":")
+        SubElement(found, "host", {"name": name, **({"port": port} if port else {})})
+    if source.protocol == "nfs":
+        # As root, as the agent makes it: the user that qemu runs as is another on each system.
+        SubElement(found, "nfs", user="+0", group="+0")
+    if source.user:
+        auth = SubElement(found, "auth", username=source.user)
+        SubElement(auth, "secret", type="ceph", uuid=source.secret)
 
 
 def _drive(domain: DomainInput) -> Element:

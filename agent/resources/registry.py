@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.resources import (
     attachment,
+    backend,
     bridge,
     dhcp,
     disk,
@@ -36,6 +37,7 @@ KINDS: tuple[Kind, ...] = (
     *NETWORK_KINDS,
     image.KIND,
     disk.KIND,
+    backend.KIND,
     volume.KIND,
     snapshot.KIND,
     domain.KIND,

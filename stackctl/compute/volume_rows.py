@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from stackctl.errors import Conflict, UsageError
+from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer
 from stackctl.volume import service
@@ -47,8 +48,22 @@ def refuse_root(reader: Reader, server: Row, action: str, hint: str) -> None:
             )
 
 
+def tie(reader: Reader, server_id: str) -> Row | None:
+    """A volume of a server that keeps it on its host: one that is there and that no other host
+    reaches."""
+    tied = (row for row in of_server(reader, server_id) if row["host_id"] is not None)
+    return next((row for row in tied if not keeping.is_shared(reader, row)), None)
+
+
+def types_of(reader: Reader, server_id: str) -> frozenset[str]:
+    """The types of its volumes, by id: what a host needs to have for it."""
+    return frozenset(row["type_id"] for row in of_server(reader, server_id) if row["type_id"])
+
+
 def be_root(writer: Writer, volume: Row, server: Row) -> None:
     """A new server boots from a volume; one without a place gets the server's."""
+    if volume["host_id"] is not None:
+        volume = keeping.give_to(writer, volume, server["host_id"])
     device = f"{PREFIXES[server['disk_bus']]}a"
     place = {"host_id": server["host_id"], "server_id": server["id"], "device": device}
     update(writer, volume, status="attaching", **place)
@@ -68,6 +83,13 @@ def give_back(writer: Writer, server_id: str) -> None:
     for volume in of_server(writer, server_id):
         place = volume["host_id"] if volume["built"] else None
         update(writer, volume, **{**FREE, "status": "available", "host_id": place})
+
+
+def try_again(writer: Writer, server_id: str) -> None:
+    """A server was named again: what of its volumes could not be made is tried once more."""
+    for volume in of_server(writer, server_id):
+        if volume["held"]:
+            service.try_again(writer, volume)
 
 
 def move_unbuilt(writer: Writer, server_id: str, host_id: str) -> None:

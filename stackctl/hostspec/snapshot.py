@@ -53,6 +53,8 @@ class HostSnapshot:
     groups: Groups = field(default_factory=Groups)
     volumes: list[Row] = field(default_factory=list)
     volume_snapshots: list[Row] = field(default_factory=list)
+    volume_types: list[Row] = field(default_factory=list)
+    """With ``known``: whether the host has said that it has them."""
 
 
 def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
@@ -86,6 +88,7 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         groups=_groups(reader, ports),
         volumes=volumes,
         volume_snapshots=reader.all(_VOLUME_SNAPSHOTS, host_id),
+        volume_types=reader.all(_VOLUME_TYPES, host_id, host_id),
     )
 
 
@@ -95,6 +98,13 @@ _VOLUMES = "SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL ORDER
 _VOLUME_SNAPSHOTS = """
 SELECT *, volume_id AS source_id FROM volume_snapshots WHERE host_id = ? AND deleted_at IS NULL
   AND (built = 1 OR status = 'creating') ORDER BY id
+"""
+
+# What is not claimed yet, only its claimant can have.
+_VOLUME_TYPES = """
+SELECT volume_types.*, ifnull(said.usable, 0) AS known FROM volume_types
+LEFT JOIN volume_type_hosts AS said ON said.type_id = volume_types.id AND said.host_id = ?
+WHERE deleted_at IS NULL AND (claimed = 1 OR volume_types.host_id = ?) ORDER BY id
 """
 
 _NETWORKS = """

@@ -5,6 +5,7 @@ indexes are partial, over live rows. Times are ISO 8601 in UTC. Columns ending i
 JSON. Sizes and limits carry their unit in the name.
 """
 
+from stackctl.state.schema_backends import BACKENDS
 from stackctl.state.schema_images import IMAGES
 from stackctl.state.schema_lifecycle import LIFECYCLE
 from stackctl.state.schema_networking import NETWORKING
@@ -400,7 +401,7 @@ CREATE INDEX decisions_server ON decisions(server_id);
 CREATE INDEX decisions_name ON decisions(name);
 """
 
-MIGRATIONS: tuple[str, ...] = (_BASE, NETWORKING, IMAGES, PLACING, LIFECYCLE, VOLUMES)
+MIGRATIONS: tuple[str, ...] = (_BASE, NETWORKING, IMAGES, PLACING, LIFECYCLE, VOLUMES, BACKENDS)
 """Script n brings a file from user_version n to n + 1."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

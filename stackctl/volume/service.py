@@ -9,10 +9,11 @@ from stackctl.identity import quota
 from stackctl.identity.context import Context, find_own
 from stackctl.image.service import usable_image
 from stackctl.names import checked_name, refuse_control_characters
+from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import as_it_became, change_one
 from stackctl.state import Reader, Row, Writer, new_id, now, read
-from stackctl.volume import room, states
+from stackctl.volume import backends, room, states
 from stackctl.volume.types import (
     GIB,
     MAX_SIZE_GB,
@@ -106,8 +107,8 @@ def extend_volume(context: Context, word: str, size_gb: int) -> Done[Volume]:
             )
         _refuse_saved(writer, volume, "grow")
         quota.require(writer, context.project_id, "gigabytes", more_gb)
-        if volume["host_id"] is not None:
-            room.require_room(writer, volume["host_id"], volume["name"], more_gb)
+        room.require_room(writer, volume, more_gb)
+        volume = keeping.with_able_keeper(writer, volume)
         version = volume["version"] + 1
         writer.update("volumes", volume["id"], size_gb=size_gb, version=version)
         writer.change.volumes.add(volume["id"])
@@ -124,10 +125,37 @@ def delete_volume(context: Context, word: str) -> Done[Volume]:
         volume = own_volume(context, writer, word)
         states.require(writer, volume, "delete")
         refuse_needed(writer, volume)
+        volume = keeping.with_able_keeper(writer, volume)
         bury(writer, volume)
         return volume_from(writer, writer.get("volumes", volume["id"]))
 
     return change_one(context, "delete", NOUN, word, {}, work, volume_from)
+
+
+def retry_volume(context: Context, word: str) -> Done[Volume]:
+    """Have a volume that could not be made tried again. Conflict for one that is no such."""
+
+    def work(writer: Writer) -> Volume:
+        volume = own_volume(context, writer, word)
+        if volume["built"] or not volume["held"]:
+            raise Conflict(
+                f"Volume {volume['name']} is {volume['status']}: making it has not failed. "
+                "Nothing was changed.",
+                hint=f"stackctl volume-show {volume['name']}",
+            )
+        try_again(writer, volume)
+        return volume_from(writer, writer.get("volumes", volume["id"]))
+
+    done = change_one(context, "retry", NOUN, word, {}, work, volume_from)
+    return as_it_became(context, done, NOUN, volume_from)
+
+
+def try_again(writer: Writer, volume: Row) -> None:
+    """Somebody has named it: its host may try once more."""
+    status = "creating" if volume["server_id"] is None else volume["status"]
+    values: Row = {"held": 0, "status": status, "version": volume["version"] + 1}
+    writer.update("volumes", volume["id"], **values)
+    writer.change.volumes.add(volume["id"])
 
 
 def refuse_needed(reader: Reader, volume: Row) -> None:
@@ -151,21 +179,33 @@ def refuse_needed(reader: Reader, volume: Row) -> None:
 def bury(writer: Writer, volume: Row, table: str = "volumes") -> None:
     """The transaction of a deletion: the row goes, a tombstone lets its host destroy the file."""
     if volume["host_id"] is not None:
-        stone: Row = {"kind": "volume", "id": volume["id"], "host_id": volume["host_id"]}
+        host_id = keeping.destroyer(writer, volume)
+        stone: Row = {"kind": "volume", "id": volume["id"], "host_id": host_id}
         stone |= {"server_id": "", "created_serial": writer.serial, "created_at": now()}
-        writer.insert("tombstones", stone)
+        writer.insert("tombstones", stone | {"type_id": volume["type_id"]})
+        writer.change.hosts.add(host_id)
     version = volume["version"] + 1
     writer.update(table, volume["id"], status="deleted", deleted_at=now(), version=version)
     writer.change.volumes.add(volume["id"])
 
 
-def _new_row(context: Context, reader: Reader, wanted: NewVolume) -> Row:
+def _new_row(context: Context, reader: Writer, wanted: NewVolume) -> Row:
     origin = _origin(context, reader, wanted)
     size_gb = _size(wanted, origin)
     image = None if wanted.image is None else _image(context, reader, wanted.image, size_gb)
-    host_id = _place(reader, wanted, origin)
-    if host_id is not None:
-        room.require_room(reader, host_id, wanted.name, size_gb)
+    kind = _type(context, reader, wanted, origin)
+    host_id = _place(reader, wanted, origin, kind)
+    row = _row(context, wanted, kind, host_id, size_gb)
+    room.require_room(reader, row, size_gb)
+    return row | {
+        "image_id": origin["image_id"] if origin else image and image["id"],
+        "source_id": origin and origin["id"],
+    }
+
+
+def _row(
+    context: Context, wanted: NewVolume, kind: Row | None, host_id: str | None, size_gb: int
+) -> Row:
     return {
         "id": new_id(),
         "project_id": context.project_id,
@@ -173,15 +213,15 @@ def _new_row(context: Context, reader: Reader, wanted: NewVolume) -> Row:
         "description": wanted.description,
         "size_gb": size_gb,
         "host_id": host_id,
-        "image_id": origin["image_id"] if origin else image and image["id"],
-        "source_id": origin and origin["id"],
+        "type_id": kind and kind["id"],
+        "format": kind["format"] if kind else "qcow2",
         # Without a place there is nothing to wait for: its file comes with its first server.
         "status": "available" if host_id is None else "creating",
         "created_at": now(),
     }
 
 
-def _origin(context: Context, reader: Reader, wanted: NewVolume) -> Row | None:
+def _origin(context: Context, reader: Writer, wanted: NewVolume) -> Row | None:
     """The volume or snapshot that a new volume is to be a copy of."""
     if wanted.source is not None:
         return copyable(context, reader, wanted.source)
@@ -193,7 +233,7 @@ def _origin(context: Context, reader: Reader, wanted: NewVolume) -> Row | None:
             f"Invalid snapshot: the status of snapshot {row['name']} must be available, but it is "
             f"{row['status']}. Nothing was made."
         )
-    return row
+    return keeping.with_able_keeper(reader, row, "volume_snapshots")
 
 
 def own_snapshot(context: Context, reader: Reader, word: str) -> Row:
@@ -201,7 +241,7 @@ def own_snapshot(context: Context, reader: Reader, word: str) -> Row:
     return find_own(context, reader, "volume_snapshots", word, noun="volume snapshot")
 
 
-def copyable(context: Context, reader: Reader, word: str) -> Row:
+def copyable(context: Context, reader: Writer, word: str) -> Row:
     """A volume that has something to copy."""
     volume = own_volume(context, reader, word)
     states.require(reader, volume, "copy")
@@ -212,7 +252,16 @@ def copyable(context: Context, reader: Reader, word: str) -> Row:
             "copied.",
             hint=f"stackctl volume-attach SERVER {volume['name']}",
         )
-    return volume
+    return keeping.with_able_keeper(reader, volume)
+
+
+def _type(context: Context, reader: Reader, wanted: NewVolume, origin: Row | None) -> Row | None:
+    """The type that was asked for, that of what it copies, or the cloud's own."""
+    if wanted.type is not None:
+        return backends.type_called(reader, wanted.type)
+    if origin is not None:
+        return reader.get("volume_types", origin["type_id"]) if origin["type_id"] else None
+    return backends.type_called(reader, str(context.cloud.config["default_volume_type"]))
 
 
 def _size(wanted: NewVolume, origin: Row | None) -> int:
@@ -229,17 +278,25 @@ def _size(wanted: NewVolume, origin: Row | None) -> int:
     return size_gb
 
 
-def _place(reader: Reader, wanted: NewVolume, origin: Row | None) -> str | None:
+def _place(reader: Reader, wanted: NewVolume, origin: Row | None, kind: Row | None) -> str | None:
+    """The host that makes it; None: that of the first server that gets it."""
     host = None if wanted.host is None else room.host_for(reader, wanted.host)
-    if origin is None:
-        return None if host is None else str(host["id"])
-    if host is not None and host["id"] != origin["host_id"]:
-        there = reader.get("hosts", origin["host_id"])["name"]
-        raise Conflict(
-            f"{origin['name']} is a file on host {there}: a copy of it is made there, not on "
-            f"{host['name']}. Nothing was made."
-        )
-    return str(origin["host_id"])
+    host_id = None if host is None else str(host["id"])
+    if origin is not None:
+        if host is not None and host_id != origin["host_id"]:
+            there = reader.get("hosts", origin["host_id"])["name"]
+            raise Conflict(
+                f"{origin['name']} is a file on host {there}: a copy of it is made there, not on "
+                f"{host['name']}. Nothing was made."
+            )
+        host_id = str(origin["host_id"])
+    if kind is None:
+        return host_id
+    if host_id is not None:
+        keeping.require_usable(reader, kind["id"], host_id, wanted.name)
+    elif kind["shared"]:
+        host_id = keeping.first_keeper(reader, kind)
+    return host_id
 
 
 def _image(context: Context, reader: Reader, word: str, size_gb: int) -> Row:
