@@ -12,6 +12,10 @@ from typing import Optional
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from agent.resources import disk_source
+from agent.resources.disk_source import Source
+from agent.resources.texts_xml import UnsafeText as UnsafeText
+from agent.resources.texts_xml import check_text
 from agent.spec import digest, to_plain
 
 COMPILER = 3
@@ -34,17 +38,12 @@ _VOLUME_SERIAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9._-]{1,63}")
 _CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CPU_MODES = ("host-model", "host-passthrough", "maximum")
-_UNSAFE_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _OFFLOADS = {
     "host": ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf"),
     "guest": ("csum", "tso4", "tso6", "ecn", "ufo"),
 }
 
 ElementTree.register_namespace(MARK_KEY, MARK_URI)
-
-
-class UnsafeText(ValueError):
-    """A value that XML or libvirt cannot carry as it is."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +55,6 @@ class DiskInput:
     serial: str
     base_path: Optional[str] = None
     base_format: Optional[str] = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A disk's content that is no file of this host: a volume of a storage pool (``protocol``
-    pool), or what qemu itself reaches by nfs or rbd, with the servers' names, and (rbd) the user
-    and libvirt's secret."""
-
-    protocol: str
-    name: str
-    pool: str = ""
-    hosts: tuple[str, ...] = ()
-    user: str = ""
-    secret: str = ""
-
-    @property
-    def key(self) -> str:
-        """What names it beside the paths of files."""
-        return f"{self.pool or self.protocol}:{self.name}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +173,7 @@ def compile_domain(domain: DomainInput, mark: Mark) -> str:
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
         SubElement(root, f"on_{event}").text = action
     _add_devices(SubElement(root, "devices"), domain)
-    _check_text(root)
+    check_text(root)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -201,14 +181,14 @@ def compile_domain(domain: DomainInput, mark: Mark) -> str:
 def nic_xml(nic: NicInput, model: str, offload: bool) -> str:
     """The XML of one NIC, to plug it into a domain that runs."""
     element = _nic(nic, model, offload)
-    _check_text(element)
+    check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
 
 
 def volume_xml(volume: VolumeInput, bus: str) -> str:
     """The XML of one volume, to plug it into a domain that runs."""
     element = _volume(volume, bus)
-    _check_text(element)
+    check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
 
 
@@ -218,14 +198,14 @@ def backup_xml(target: str, path: str, disk_format: str) -> str:
     disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file", backup="yes")
     SubElement(disk, "driver", type=disk_format)
     SubElement(disk, "target", file=path)
-    _check_text(root)
+    check_text(root)
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def mark_xml(mark: Mark) -> str:
     """The mark alone, as libvirt wants it when only metadata change (no prefix of ours)."""
     element = Element("server", _mark_attributes(mark))
-    _check_text(element)
+    check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
 
 
@@ -300,7 +280,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
 
 def _read_essentials(root: Element) -> tuple[str, ...]:
     os_type = root.find("os/type")
-    sources = [_source_key(disk) for disk in root.iterfind("devices/disk")]
+    sources = [disk_source.key_of(disk) for disk in root.iterfind("devices/disk")]
     return (
         root.get("type", ""),
         f"{root.findtext('vcpu', '')} vcpus",
@@ -328,36 +308,12 @@ def _read_volumes(root: Element) -> tuple[VolumeInput, ...]:
             format=_attribute(disk, "driver", "type"),
             serial=disk.findtext("serial", ""),
             target=_attribute(disk, "target", "dev"),
-            source=_read_source(disk),
+            source=disk_source.read(disk),
         )
         for disk in root.iterfind("devices/disk")
     ]
     volumes = (volume for volume in found if _VOLUME_SERIAL.fullmatch(volume.serial))
     return tuple(sorted(volumes, key=lambda volume: volume.target))
-
-
-def _source_key(disk: Element) -> str:
-    source = _read_source(disk)
-    return _attribute(disk, "source", "file") if source is None else source.key
-
-
-def _read_source(disk: Element) -> Optional[Source]:
-    found = disk.find("source")
-    if found is None:
-        return None
-    if disk.get("type") == "volume":
-        return Source("pool", found.get("volume", ""), pool=found.get("pool", ""))
-    if disk.get("type") != "network":
-        return None
-    hosts = [(host.get("name", ""), host.get("port", "")) for host in found.iterfind("host")]
-    by_nfs = found.get("protocol") == "nfs"
-    return Source(
-        found.get("protocol", ""),
-        found.get("name", ""),
-        hosts=tuple(f"{name}:{port}" if port and not by_nfs else name for name, port in hosts),
-        user=_attribute(found, "auth", "username"),
-        secret=_attribute(found, "auth/secret", "uuid"),
-    )
 
 
 def _attribute(parent: Element, tag: str, name: str) -> str:
@@ -502,30 +458,8 @@ def _volume(volume: VolumeInput, bus: str) -> Element:
         raise UnsafeText(f"not a device of the bus {bus[:40]!r}: {volume.target[:40]!r}")
     element = _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
     if volume.source is not None:
-        _set_source(element, volume.source)
+        disk_source.put(element, volume.source)
     return element
-
-
-def _set_source(disk: Element, source: Source) -> None:
-    """Another content than a file."""
-    disk.set("type", "volume" if source.protocol == "pool" else "network")
-    found = disk.find("source")
-    if found is None or source.protocol not in ("pool", "nfs", "rbd"):
-        raise UnsafeText(f"not a protocol of disks: {source.protocol[:40]!r}")
-    found.attrib.clear()
-    if source.protocol == "pool":
-        found.attrib.update(pool=source.pool, volume=source.name)
-        return
-    found.attrib.update(protocol=source.protocol, name=source.name)
-    for host in source.hosts:
-        name, _, port = host.partition(":")
-        SubElement(found, "host", {"name": name, **({"port": port} if port else {})})
-    if source.protocol == "nfs":
-        # As root, as the agent makes it: the user that qemu runs as is another on each system.
-        SubElement(found, "nfs", user="+0", group="+0")
-    if source.user:
-        auth = SubElement(found, "auth", username=source.user)
-        SubElement(auth, "secret", type="ceph", uuid=source.secret)
 
 
 def _drive(domain: DomainInput) -> Element:
@@ -561,10 +495,3 @@ def _add_console(devices: Element, domain: DomainInput) -> None:
     SubElement(serial, "target", port="0")
     console = SubElement(devices, "console", type="pty")
     SubElement(console, "target", type="serial", port="0")
-
-
-def _check_text(root: Element) -> None:
-    for element in root.iter():
-        for text in (element.text or "", *element.attrib.values()):
-            if _UNSAFE_TEXT.search(text):
-                raise UnsafeText(f"control characters in {text[:40]!r}")

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from agent import inspection, killpoint, layout
 from agent.faults import StepFailed
-from agent.resources.domain_xml import Source, VolumeInput
+from agent.resources.disk_source import Source
+from agent.resources.domain_xml import VolumeInput
 from agent.resources.home import Content
 from agent.resources.home_folder import FORMATS
 from agent.spec import Volume

@@ -16,7 +16,8 @@ from xml.etree import ElementTree
 
 from agent import killpoint, layout, store
 from agent.faults import StepFailed
-from agent.resources.domain_xml import Source, VolumeInput
+from agent.resources.disk_source import Source
+from agent.resources.domain_xml import VolumeInput
 from agent.resources.home import Content
 from agent.spec import Volume
 from agent.system import libvirt_pools

@@ -72,8 +72,9 @@ def test_every_host_is_asked_and_one_makes_the_place(nas):
     kind = show_type(nas.context, "nas")
     assert (kind.driver, kind.shared, kind.format) == ("nfs", True, "qcow2")
     assert (kind.hosts, kind.lacking, kind.free_gb) == (("h1", "h2"), (), 90)
-    claims = {spec.host_id: spec.backends[0].claim for spec in nas.fleet.specs if spec.backends}
-    assert sorted(claims.values()) == [False, True]
+    seen = [(spec.host_id, spec.backends[0].claim) for spec in nas.fleet.specs if spec.backends]
+    assert seen[0] == (nas.host("h1")["id"], True)
+    assert [claim for _, claim in seen[1:]] == [False, False]
     nas.converge(everything=True).check()
     (backend,) = last_spec(nas).backends
     assert (backend.claim, backend.look) == (False, False)

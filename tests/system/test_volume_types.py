@@ -1,0 +1,184 @@
+"""Volumes in places that hosts share: a folder, an NFS server, a storage pool; on real engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stackctl.identity.context import admin_context
+from stackctl.image.service import create_image, list_images
+from stackctl.image.types import NewImage
+from tests.fleet import Fleet
+from tests.system.shares import EXPORT, NfsServer, bind
+from tests.system.test_interfaces import releasing_image
+from tests.system.test_volumes import Guest, delete_everything, guest, volume, world
+
+__all__ = ["guest", "world"]
+
+HOSTS = ("host1", "host2")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place for volumes: how its type is made, what lies in it, how qemu calls a volume there."""
+
+    name: str
+    words: tuple[str, ...]
+    files: Callable[[], list[str]]
+    called: Callable[[str], str]
+    claim: tuple[str, ...] = ()
+
+
+@pytest.fixture(scope="module")
+def nfs(world: Fleet) -> Iterator[NfsServer]:
+    """An NFS server that the hosts reach."""
+    server = NfsServer(world)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def folders(world: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of this machine that both hosts have, the second one as a storage pool."""
+    made = tmp_path_factory.mktemp("shared")
+    for name in ("folder", "pool"):
+        (made / name).mkdir()
+        for host in HOSTS:
+            bind(made / name, f"/mnt/{name}", world, host)
+    for host in HOSTS:
+        define = ("pool-define-as", "together", "dir", "--target", "/mnt/pool")
+        world.inside(host, "virsh", "-q", *define)
+        world.inside(host, "virsh", "-q", "pool-start", "together")
+    return made
+
+
+@pytest.fixture(params=["folder", "nfs", "pool"])
+def place(request: pytest.FixtureRequest, world: Fleet) -> Iterator[Place]:
+    """Each kind of place, as a volume type of its name."""
+    made = PLACES[request.param](request, world)
+    context = admin_context(world.cloud)
+    if not any(image.name == "releasing" for image in list_images(context)):
+        create_image(context, NewImage("releasing", "raw"), releasing_image()).check()
+    world.run("volume-type-create", made.name, *made.words)
+    yield made
+    delete_everything(world)
+    world.run("volume-type-delete", made.name)
+    assert made.files() == list(made.claim)
+    world.check_at_rest()
+
+
+def cloud_id(fleet: Fleet) -> str:
+    return str(fleet.rows("SELECT id FROM cloud")[0]["id"])
+
+
+def a_folder(request: pytest.FixtureRequest, fleet: Fleet) -> Place:
+    root = request.getfixturevalue("folders") / "folder"
+    inner = f"/mnt/folder/stackctl-{cloud_id(fleet)}"
+    words = ("--folder", "/mnt/folder")
+    return Place("dir", words, lambda: below(root), lambda id_: f"{inner}/{id_}.qcow2")
+
+
+def an_export(request: pytest.FixtureRequest, fleet: Fleet) -> Place:
+    server = request.getfixturevalue("nfs")
+    url = f"nfs://{server.address}{EXPORT}/stackctl-{cloud_id(fleet)}"
+    words = ("--nfs", f"{server.address}:{EXPORT}")
+    return Place("nas", words, server.files, lambda id_: f"{url}/{id_}.qcow2?uid=0&gid=0")
+
+
+def a_pool(request: pytest.FixtureRequest, fleet: Fleet) -> Place:
+    root = request.getfixturevalue("folders") / "pool"
+    words = ("--pool", "together", "--shared", "--format", "qcow2")
+    claim = f"stackctl-{cloud_id(fleet)}"
+    return Place("pooled", words, lambda: below(root), lambda id_: f"/mnt/pool/sc-{id_}", (claim,))
+
+
+PLACES = {"folder": a_folder, "nfs": an_export, "pool": a_pool}
+
+
+def below(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def qemu_io(fleet: Fleet, host: str, place: Place, id_: str, command: str) -> None:
+    said = fleet.inside(host, "qemu-io", "-f", "qcow2", "-c", command, place.called(id_))
+    assert "failed" not in said, said
+
+
+def test_a_volume_lives_in_a_place_that_hosts_share(world: Fleet, place: Place) -> None:
+    shown = world.run("volume-type-show", place.name, "-f", "json").json
+    assert (sorted(shown["Hosts"]), shown["Shared"]) == (list(HOSTS), True), shown
+    image = ("--image", "releasing", "--flavor", "tiny", "--nic", "net=faults")
+    for name, host in zip(("one", "two"), HOSTS, strict=True):
+        world.run("boot", name, *image, "--host", host)
+    world.run("volume-create", "data", "--size", "1", "--type", place.name)
+    data = volume(world)
+    assert (data["Status"], data["Shared"], data["Host"]) == ("available", True, "")
+    assert len(place.files()) == 1 + len(place.claim)
+    qemu_io(world, "host2", place, data["ID"], "write -P 7 0 65536")
+
+    world.run("volume-attach", "one", "data")
+    world.run("volume-extend", "data", "2")
+    world.run("volume-snapshot-create", "monday", "--volume", "data")
+    world.check_at_rest()
+    world.run("reboot", "--hard", "one")
+    world.check_at_rest()
+    world.run("volume-detach", "one", "data")
+    assert volume(world)["Status"] == "available"
+
+    # On to the other host, which then makes the copies.
+    world.run("volume-attach", "two", "data")
+    assert volume(world)["Cared for by"] == "host2"
+    world.run("volume-detach", "two", "data")
+    world.run("volume-extend", "data", "3")
+    world.run("volume-create", "twin", "--source", "data")
+    world.run("volume-create", "old", "--snapshot", "monday", "--size", "4")
+    sizes = {"data": 3, "twin": 3, "old": 4}
+    for name, size in sizes.items():
+        id_ = volume(world, name)["ID"]
+        qemu_io(world, "host1", place, id_, "read -P 7 0 65536")
+        info = world.inside("host1", "qemu-img", "info", "-f", "qcow2", place.called(id_))
+        assert f"virtual size: {size} GiB" in info
+        assert "backing file" not in info
+    assert len(place.files()) == 4 + len(place.claim)
+    world.check_at_rest()
+
+
+def test_a_server_boots_from_a_volume_of_an_nfs_server_on_one_host_and_on_the_other(
+    world: Fleet, guest: Guest, nfs: NfsServer
+) -> None:
+    world.run("volume-type-create", "nas", "--nfs", f"{nfs.address}:{EXPORT}")
+    words = ("--flavor", "small", "--nic", "net=faults", "--key", "volumes", "--wait", "ssh")
+    image = ("--image", "volume-guest", "--size", "1")
+    world.run("volume-create", "root", *image, "--type", "nas")
+    world.run("boot", "first", "--boot-volume", "root", *words, "--host", "host1")
+    guest("first", "echo kept > /root/kept; sync")
+    world.run("delete", "--yes", "first")
+    world.run("boot", "second", "--boot-volume", "root", *words, "--host", "host2")
+    assert guest("second", "cat /root/kept").strip() == "kept"
+    delete_everything(world)
+    world.run("volume-type-delete", "nas")
+    world.check_at_rest()
+
+
+def test_a_place_that_a_host_does_not_have_gets_no_servers_there(
+    world: Fleet, folders: Path
+) -> None:
+    (folders / "folder" / "half").mkdir()
+    bind(folders / "folder" / "half", "/mnt/half", world, "host2")
+    world.run("volume-type-create", "half", "--folder", "/mnt/half", "--host", "host2")
+    shown = world.run("volume-type-show", "half", "-f", "json").json
+    assert shown["Hosts"] == ["host2"], shown
+    assert "/mnt/half is not there" in shown["Not on"][0]
+    world.run("volume-create", "root", "--type", "half", "--image", "tiny", "--size", "1")
+    assert volume(world, "root")["Cared for by"] == "host2"
+    words = ("--boot-volume", "root", "--flavor", "tiny", "--nic", "net=faults")
+    done = world.run("boot", "vm", *words, "--host", "host1", exit=6)
+    assert "does not have volume type half" in done.err
+    world.run("boot", "vm", *words)
+    assert world.servers()["vm"]["Host"] == "host2"
+    delete_everything(world)
+    world.run("volume-type-delete", "half")
+    world.check_at_rest()
