@@ -21,7 +21,8 @@ from typing import Any
 
 from agent import killpoint, layout, store
 from agent.faults import StepFailed
-from agent.resources.domain_xml import backup_xml, disk_target, has_guest_agent
+from agent.resources.disk_source import backup_xml
+from agent.resources.domain_xml import disk_target, has_guest_agent
 from agent.system import files, libvirt_conn
 from agent.system.libvirt_conn import LibvirtError
 from agent.system.qemu_img import ImageFile

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Optional
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from agent.resources.texts_xml import UnsafeText
+from agent.resources.texts_xml import UnsafeText, check_text
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,20 @@ def put(disk: Element, source: Source) -> None:
         SubElement(found, "host", {"name": name, **({"port": port} if port else {})})
     if source.protocol == "nfs":
         # As root, as the agent makes it: the user that qemu runs as is another on each system.
-        SubElement(found, "nfs", user="+0", group="+0")
+        SubElement(found, "identity", user="+0", group="+0")
     if source.user:
         auth = SubElement(found, "auth", username=source.user)
         SubElement(auth, "secret", type="ceph", uuid=source.secret)
+
+
+def backup_xml(target: str, path: str, disk_format: str) -> str:
+    """What libvirt is told to copy a running domain's disk to a new file, and no other disk."""
+    root = Element("domainbackup", mode="push")
+    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file", backup="yes")
+    SubElement(disk, "driver", type=disk_format)
+    SubElement(disk, "target", file=path)
+    check_text(root)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _attribute(parent: Element, tag: str, name: str) -> str:

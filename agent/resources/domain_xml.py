@@ -60,13 +60,15 @@ class DiskInput:
 @dataclass(frozen=True)
 class VolumeInput:
     """A volume's file (or its ``source``, where it is none) with its format, its serial (the whole
-    id), and the name of its device."""
+    id), and the name of its device. ``cache`` is none for what several hosts reach: nothing of it
+    may wait on one host while the guest goes on at another."""
 
     path: str
     format: str
     serial: str
     target: str
     source: Optional[Source] = None
+    cache: str = ""
 
     @property
     def key(self) -> str:
@@ -151,8 +153,9 @@ def input_digest(domain: DomainInput) -> str:
         del inputs["volumes"]
     for volume in inputs.get("volumes", ()):
         # Nor are those of before there were other places than files.
-        if volume["source"] is None:
-            del volume["source"]
+        for name, usual in (("source", None), ("cache", "")):
+            if volume[name] == usual:
+                del volume[name]
     return digest([COMPILER, inputs])
 
 
@@ -190,16 +193,6 @@ def volume_xml(volume: VolumeInput, bus: str) -> str:
     element = _volume(volume, bus)
     check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
-
-
-def backup_xml(target: str, path: str, disk_format: str) -> str:
-    """What libvirt is told to copy a running domain's disk to a new file, and no other disk."""
-    root = Element("domainbackup", mode="push")
-    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file", backup="yes")
-    SubElement(disk, "driver", type=disk_format)
-    SubElement(disk, "target", file=path)
-    check_text(root)
-    return ElementTree.tostring(root, encoding="unicode")
 
 
 def mark_xml(mark: Mark) -> str:
@@ -309,6 +302,7 @@ def _read_volumes(root: Element) -> tuple[VolumeInput, ...]:
             serial=disk.findtext("serial", ""),
             target=_attribute(disk, "target", "dev"),
             source=disk_source.read(disk),
+            cache=_attribute(disk, "driver", "cache"),
         )
         for disk in root.iterfind("devices/disk")
     ]
@@ -457,6 +451,9 @@ def _volume(volume: VolumeInput, bus: str) -> Element:
     if not _TARGET.fullmatch(volume.target) or volume.target[:2] != DISK_PREFIXES.get(bus):
         raise UnsafeText(f"not a device of the bus {bus[:40]!r}: {volume.target[:40]!r}")
     element = _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
+    driver = element.find("driver")
+    if volume.cache and driver is not None:
+        driver.set("cache", volume.cache)
     if volume.source is not None:
         disk_source.put(element, volume.source)
     return element

@@ -20,6 +20,8 @@ FORMATS = ("qcow2", "raw")
 class Folder:
     """A folder of this host, its files named by volume and format."""
 
+    cache = ""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
@@ -84,7 +86,8 @@ class Folder:
 
     def plugged(self, volume: Volume, device: str) -> VolumeInput:
         """Its file."""
-        return VolumeInput(str(self._path(volume)), volume.format, volume.id, device)
+        path = str(self._path(volume))
+        return VolumeInput(path, volume.format, volume.id, device, cache=self.cache)
 
     def _path(self, volume: Volume) -> Path:
         return self._folder / f"{layout.checked(volume.id)}.{layout.checked(volume.format)}"
@@ -96,6 +99,8 @@ class SharedFolder(Folder):
     That it is there shows a host that what is shared is really mounted: a host never makes it by
     the way, or volumes would end up below a mount that is missing.
     """
+
+    cache = "none"
 
     def __init__(self, location: Path, place: str) -> None:
         super().__init__(location / place)

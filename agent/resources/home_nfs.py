@@ -91,7 +91,7 @@ class Export:
         """Its server and path."""
         path = f"{self._export.rstrip('/')}{self._path(_name(volume))}"
         source = Source("nfs", path, hosts=(self._server,))
-        return VolumeInput("", volume.format, volume.id, device, source)
+        return VolumeInput("", volume.format, volume.id, device, source, cache="none")
 
     def _size_bytes(self, name: str, disk_format: str) -> Optional[int]:
         path = self._path(name)

@@ -139,7 +139,8 @@ class Pool:
         source = Source("pool", name, pool=self._pool)
         if pool.type == "rbd":
             source = Source("rbd", f"{pool.name}/{name}", "", pool.hosts, pool.user, pool.secret)
-        return VolumeInput("", volume.format, volume.id, device, source)
+        cache = "none" if self._claim_name else ""
+        return VolumeInput("", volume.format, volume.id, device, source, cache)
 
     @cached_property
     def _view(self) -> PoolView:

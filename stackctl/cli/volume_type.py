@@ -51,8 +51,7 @@ SHOW = (
 @click.option("--pool", metavar="POOL", help="A storage pool that libvirt on hosts has.")
 @click.option("--shared", is_flag=True, help="With --pool: it is the same on all hosts (Ceph RBD).")
 @click.option(
-    "--format",
-    "disk_format",
+    "--disk-format",
     type=click.Choice(["qcow2", "raw"]),
     help="Of the disks in it (default: qcow2, in a pool raw; pools of files need qcow2).",
 )

@@ -56,11 +56,19 @@ class NfsServer:
             "mkdir", "-p", "/srv/nfs", "/run/ganesha", "/var/lib/nfs/ganesha", "/run/rpcbind"
         )
         self._inside("tee", "/etc/lab-ganesha.conf", text=GANESHA)
-        self._started = [self._start("rpcbind", "-w", "-f")]
-        eventually(lambda: self._answers("100000"), "a port mapper")
+        self._started: list[subprocess.Popen[bytes]] = []
+        try:
+            self._serve()
+        except BaseException:
+            self.close()
+            raise
+
+    def _serve(self) -> None:
+        self._started.append(self._start("rpcbind", "-w", "-f"))
+        eventually(lambda: "portmapper" in self._services(), "a port mapper")
         config = ("-f", "/etc/lab-ganesha.conf", "-L", "/var/log/ganesha.log")
         self._started.append(self._start("ganesha.nfsd", "-F", *config, "-p", "/run/ganesha.pid"))
-        eventually(lambda: self._answers("100005"), "an NFS server", seconds=60)
+        eventually(lambda: "mountd" in self._services(), "an NFS server", seconds=60)
 
     def files(self) -> list[str]:
         """What lies in the export, whole paths."""
@@ -73,8 +81,8 @@ class NfsServer:
             process.terminate()
             process.wait(30)
 
-    def _answers(self, program: str) -> bool:
-        return self._inside("rpcinfo", "-t", "127.0.0.1", program, check=False).returncode == 0
+    def _services(self) -> str:
+        return self._inside("rpcinfo", "-p", "127.0.0.1", check=False).stdout
 
     def _enter(self, *argv: str) -> list[str]:
         return ["nsenter", "-t", str(self._pid), "-m", "-u", "-n", "-i", "-p", "--", *argv]
@@ -87,5 +95,7 @@ class NfsServer:
         )
 
     def _start(self, *argv: str) -> subprocess.Popen[bytes]:
+        # To end nsenter ends what it has started only if that asks for it.
+        argv = ("setpriv", "--pdeathsig", "KILL", *argv)
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         return subprocess.Popen(self._enter(*argv), stderr=subprocess.DEVNULL, **quiet)

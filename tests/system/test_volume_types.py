@@ -56,9 +56,13 @@ def folders(world: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["folder", "nfs", "pool"])
-def place(request: pytest.FixtureRequest, world: Fleet) -> Iterator[Place]:
+def place(
+    request: pytest.FixtureRequest, world: Fleet, nfs: NfsServer, folders: Path
+) -> Iterator[Place]:
     """Each kind of place, as a volume type of its name."""
-    made = PLACES[request.param](request, world)
+    made = {"folder": a_folder, "nfs": an_export, "pool": a_pool}[request.param](
+        world, nfs, folders
+    )
     context = admin_context(world.cloud)
     if not any(image.name == "releasing" for image in list_images(context)):
         create_image(context, NewImage("releasing", "raw"), releasing_image()).check()
@@ -74,28 +78,24 @@ def cloud_id(fleet: Fleet) -> str:
     return str(fleet.rows("SELECT id FROM cloud")[0]["id"])
 
 
-def a_folder(request: pytest.FixtureRequest, fleet: Fleet) -> Place:
-    root = request.getfixturevalue("folders") / "folder"
+def a_folder(fleet: Fleet, server: NfsServer, folders: Path) -> Place:
+    root = folders / "folder"
     inner = f"/mnt/folder/stackctl-{cloud_id(fleet)}"
     words = ("--folder", "/mnt/folder")
     return Place("dir", words, lambda: below(root), lambda id_: f"{inner}/{id_}.qcow2")
 
 
-def an_export(request: pytest.FixtureRequest, fleet: Fleet) -> Place:
-    server = request.getfixturevalue("nfs")
+def an_export(fleet: Fleet, server: NfsServer, folders: Path) -> Place:
     url = f"nfs://{server.address}{EXPORT}/stackctl-{cloud_id(fleet)}"
     words = ("--nfs", f"{server.address}:{EXPORT}")
     return Place("nas", words, server.files, lambda id_: f"{url}/{id_}.qcow2?uid=0&gid=0")
 
 
-def a_pool(request: pytest.FixtureRequest, fleet: Fleet) -> Place:
-    root = request.getfixturevalue("folders") / "pool"
-    words = ("--pool", "together", "--shared", "--format", "qcow2")
+def a_pool(fleet: Fleet, server: NfsServer, folders: Path) -> Place:
+    root = folders / "pool"
+    words = ("--pool", "together", "--shared", "--disk-format", "qcow2")
     claim = f"stackctl-{cloud_id(fleet)}"
     return Place("pooled", words, lambda: below(root), lambda id_: f"/mnt/pool/sc-{id_}", (claim,))
-
-
-PLACES = {"folder": a_folder, "nfs": an_export, "pool": a_pool}
 
 
 def below(root: Path) -> list[str]:

@@ -140,7 +140,9 @@ def test_a_server_gets_its_file_there(host, tmp_path, shared):
     server = replace(SERVER, volumes=(Attachment(ID, "vdb"),))
     spec = replace(in_folder(tmp_path), servers=(server,))
     (found,) = domain_inputs.volumes_of(host, spec, server)
-    assert found == VolumeInput(str(shared / f"{ID}.qcow2"), "qcow2", ID, "vdb")
+    path = str(shared / f"{ID}.qcow2")
+    assert found == VolumeInput(path, "qcow2", ID, "vdb", cache="none")
+    check_read_back(found)
 
 
 def test_a_copy_may_be_in_another_place_than_its_origin(host, tmp_path, shared):
@@ -264,7 +266,8 @@ def test_qemu_without_its_driver_has_no_place_there(host, export, monkeypatch):
 def test_a_guest_reaches_it_by_qemus_own_client(host, export):
     found = home_of(host, NAS, PLACE_ID).plugged(DATA, "vdb")
     path = f"/vol/stackctl-{SPEC.cloud_id}/{ID}.qcow2"
-    assert found == VolumeInput("", "qcow2", ID, "vdb", Source("nfs", path, hosts=("nas",)))
+    source = Source("nfs", path, hosts=("nas",))
+    assert found == VolumeInput("", "qcow2", ID, "vdb", source, "none")
     image = home_of(host, NAS, PLACE_ID).image(DATA)
     assert image.name == f"nfs://nas{path}?uid=0&gid=0"
     check_read_back(found)
