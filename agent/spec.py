@@ -294,7 +294,8 @@ class Image:
 class Disk:
     """One incarnation of a disk. Made only while ``build`` is set; its absence later is a fault.
 
-    ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile.
+    ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile;
+    ``source_host_id``: the other host that has it, if it is not this one.
     """
 
     id: str
@@ -306,6 +307,7 @@ class Disk:
     build: bool
     image_id: Optional[str] = None
     source_id: Optional[str] = None
+    source_host_id: Optional[str] = None
 
 
 @dataclass(frozen=True)

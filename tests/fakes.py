@@ -161,14 +161,14 @@ class FakeSession:
         with self._fleet._lock:
             self._fleet.specs.append(wanted)
         if self._opening.mode == "observe":
-            on_reports(list(_Work(state, wanted, self._trouble, self._fleet).run()))
+            on_reports(list(_Work(self._fleet, state, wanted, self._trouble).run()))
             return {}
         state["accepted"] = [wanted.serial, wanted.nonce]
         self._fleet.save(self._name, state)
         if self._trouble.lose == "after":
             raise self._lost()
         ready: list[Report] = []
-        work = _Work(state, wanted, self._trouble, self._fleet, self._on_step)
+        work = _Work(self._fleet, state, wanted, self._trouble, self._on_step)
         for number, report in enumerate(work.run(), start=1):
             if number == self._trouble.die_at:
                 raise self._lost()
@@ -262,10 +262,11 @@ class Together:
 class _Work:
     """The difference between a host and a spec, carried out while it is told."""
 
-    def __init__(self, state, spec, trouble, fleet, on_step=lambda _: None) -> None:
-        self._state, self._spec, self._trouble, self._fleet = state, spec, trouble, fleet
+    def __init__(self, fleet, state, spec, trouble, on_step=None) -> None:
+        self._fleet, self._observing = fleet, on_step is None
+        self._state, self._spec, self._trouble = state, spec, trouble
+        self._on_step = on_step or (lambda _: None)
         self._together = Together(fleet.folder / "together")
-        self._on_step = on_step
         self._failed: set[str] = set()
 
     def run(self):
@@ -330,15 +331,21 @@ class _Work:
             yield report
 
     def _disk(self, disk):
-        server = next(item for item in self._spec.servers if item.id == disk.server_id)
+        server = next((item for item in self._spec.servers if item.id == disk.server_id), None)
         if disk.id in self._state["disks"]:
             return self._report("disk", disk.id, "unchanged", disk.version)
-        if server.held:
+        if server is not None and server.held:
             return self._report("disk", disk.id, "held", disk.version)
+        if server is not None and server.moving and not disk.build:
+            return self._report("disk", disk.id, "busy", disk.version)
         if not disk.build:
             return self._fault("disk", disk.id, disk.version, f"disk {disk.id} is missing")
         if disk.image_id in self._failed:
             return self._fault("disk", disk.id, disk.version, f"image {disk.image_id} failed")
+        if disk.source_host_id is not None:
+            words = self._no_copy(disk)
+            if words:
+                return self._fault("disk", disk.id, disk.version, words)
         report = self._report("disk", disk.id, "made", disk.version)
         if report.result == "made":
             self._state["disks"][disk.id] = {"server": disk.server_id}
@@ -366,6 +373,19 @@ class _Work:
     def _there(self, volume):
         """Where a volume is kept: by the host, or by all together."""
         return self._together if self._shared(volume.backend_id) else self._state["volumes"]
+
+    def _no_copy(self, disk):
+        """Why a disk of another host cannot be copied."""
+        for name, trouble in self._fleet.trouble.items():
+            if trouble.unreachable and self._fleet.state(name)["claim"][1] == disk.source_host_id:
+                return f"host {name} does not answer"
+        for path in self._fleet.folder.glob("*.json"):
+            state = json.loads(path.read_text())
+            if state["claim"][1] == disk.source_host_id and disk.source_id in state["disks"]:
+                there = state["domains"].get(disk.server_id, {})
+                assert self._observing or there.get("power") != "RUNNING", "copied while it runs"
+                return ""
+        return f"disk {disk.source_id} is not there"
 
     def _releases(self):
         """Guests let go of the volumes that they shall not have; dead ones of all."""
@@ -428,8 +448,9 @@ class _Work:
     def _domain(self, server):
         there = self._state["domains"].get(server.id)
         facts = {"power_state": there["power"] if there else "NOSTATE"}
-        if server.held:
-            return self._report("domain", server.id, "held", server.version, facts)
+        if server.held or server.moving:
+            result = "held" if server.held else "busy"
+            return self._report("domain", server.id, result, server.version, facts)
         if there and there["served"] >= server.power.serial:
             return self._report("domain", server.id, "unchanged", server.version, facts)
         volumes = {each.volume_id for each in server.volumes}

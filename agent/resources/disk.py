@@ -73,8 +73,10 @@ class DiskKind:
         path = layout.disk(host.data, disk.id, disk.format)
         if path.exists():
             return self._step(disk, "unchanged")
-        if server is not None and (server.held or server.moving):
-            return self._step(disk, "held" if server.held else "busy")
+        if server is not None and server.held:
+            return self._step(disk, "held")
+        if server is not None and server.moving and not disk.build:
+            return self._step(disk, "busy")
         if not disk.build:
             return self._step(
                 disk, "failed", Fault(f"disk {disk.id} of server {disk.server_id} is missing")

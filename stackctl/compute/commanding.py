@@ -40,6 +40,7 @@ _COMMANDED = (
     "disk_gb",
     "ephemeral_gb",
     "swap_mb",
+    "extra_specs_json",
     "key_name",
     "public_keys_json",
     "user_data_sha256",

@@ -74,7 +74,8 @@ def _softly(_: Writer, server: Row) -> Row:
 
 
 def _restored(_: Writer, server: Row) -> Row:
-    return {"kept_state": None, "soft_deleted_at": None}
+    kept = "resized" if server["before_resize_json"] is not None else None
+    return {"kept_state": kept, "soft_deleted_at": None}
 
 
 def _due(context: Context, reader: Reader) -> list[Row]:

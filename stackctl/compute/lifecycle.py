@@ -56,6 +56,7 @@ TRANSITIONS = {
         Transition("rescue", ("active", "stopped", "error"), "rescuing", "reboot-hard"),
         Transition("unrescue", ("rescued", "error"), "unrescuing", "reboot-hard"),
         Transition("resize", ("active", "stopped"), "resizing", "reboot", keeps_off=True),
+        Transition("migrate", ("active", "stopped"), "resize-prep"),
         Transition("confirm-resize", ("resized",), "resize-confirming"),
         Transition(
             "revert-resize", ("resized", "error"), "resize-reverting", "reboot", keeps_off=True
@@ -79,7 +80,11 @@ _TASK_STATUS = {
     "deleting": "DELETED",
     "rebuilding": "REBUILD",
     "resizing": "RESIZE",
+    "resize-prep": "RESIZE",
+    "resize-migrating": "RESIZE",
+    "resize-finish": "RESIZE",
     "resize-reverting": "REVERT_RESIZE",
+    "revert-prep": "REVERT_RESIZE",
 }
 
 _VM_STATUS = {
@@ -106,10 +111,10 @@ def require(server: Row, action: str) -> Transition:
     transition = TRANSITIONS[action]
     if not transition.while_locked:
         refuse_locked(server, action)
-    if server["task_state"] is not None:
+    if server["task_state"] is not None or server["moving"]:
         raise Conflict(
             f"Cannot '{action}' instance {server['name']} while it is in task_state "
-            f"{server['task_state']}.",
+            f"{server['task_state'] or 'moving to another host'}.",
             hint="stackctl recover   (if the command that began it was interrupted)",
         )
     if server["vm_state"] not in transition.allowed:

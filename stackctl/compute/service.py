@@ -10,6 +10,7 @@ from stackctl.compute import booking, lifecycle, volume_rows
 from stackctl.compute.commanding import command, note_server
 from stackctl.compute.disks import bury_all
 from stackctl.compute.elsewhere import carry_out
+from stackctl.compute.moving import end_moves
 from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
 from stackctl.compute.views import first_result, server_row
@@ -77,11 +78,13 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
         leave_server(writer, port_id)
     volume_rows.let_go(writer, server)
     bury_all(writer, server)
+    end_moves(writer, server["id"])
     writer.update(
         "servers",
         server["id"],
         vm_state="deleted",
         task_state=None,
+        moving=0,
         deleted_at=now(),
         operation_id=operation_id,
         version=server["version"] + 1,

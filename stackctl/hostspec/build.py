@@ -278,6 +278,7 @@ def _disk(row: Row) -> spec.Disk:
         build=row["state"] == "build",
         image_id=row["image_id"],
         source_id=row["source_id"] if row["state"] == "build" else None,
+        source_host_id=row["source_host_id"] if row["state"] == "build" else None,
     )
 
 

@@ -61,7 +61,7 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
     """Read what ``build_spec`` needs about one host."""
     networks = reader.all(_NETWORKS, host_id)
     network_ids = [row["id"] for row in networks]
-    disks = reader.all("SELECT * FROM disks WHERE host_id = ? AND deleted_at IS NULL", host_id)
+    disks = reader.all(_DISKS, host_id)
     servers = reader.all(
         "SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL ORDER BY id", host_id
     )
@@ -91,6 +91,13 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         volume_types=reader.all(_VOLUME_TYPES, host_id, host_id),
     )
 
+
+# With the host of what a disk is a copy of, when that is another one.
+_DISKS = """
+SELECT disks.*, source.host_id AS source_host_id FROM disks
+LEFT JOIN disks AS source ON source.id = disks.source_id AND source.host_id <> disks.host_id
+WHERE disks.host_id = ? AND disks.deleted_at IS NULL
+"""
 
 _VOLUMES = "SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL ORDER BY id"
 

@@ -15,6 +15,9 @@ from stackctl.network import addresses, choice, membership
 from stackctl.network.addresses import WantedAddress as WantedAddress
 from stackctl.network.floating_rows import free_floating_ips
 from stackctl.network.types import DHCP_OWNER, TRUSTED_OWNERS, Port, port_from
+from stackctl.operation.bindings import rebound
+from stackctl.operation.bindings import touch as touch
+from stackctl.operation.bindings import unbind_port as unbind_port
 from stackctl.state import Reader, Row, Writer, new_id, now
 
 MAC_ATTEMPTS = 16
@@ -239,25 +242,7 @@ def bind_port(writer: Writer, port_id: str, host_id: str, role: str = "active") 
         pk=("port_id", "host_id"),
     )
     local_vlan(writer, host_id, port["network_id"])
-    _moved(writer, port, host_id)
-
-
-def unbind_port(writer: Writer, port_id: str, host_id: str) -> None:
-    """Take a port from a host. With its last port a network's tag is released on that host."""
-    port = writer.get("ports", port_id)
-    writer.run("DELETE FROM bindings WHERE port_id = ? AND host_id = ?", port_id, host_id)
-    writer.run(
-        "UPDATE host_networks SET released_serial = ?"
-        " WHERE host_id = ? AND network_id = ? AND released_serial IS NULL AND NOT EXISTS ("
-        "  SELECT 1 FROM bindings JOIN ports ON ports.id = bindings.port_id"
-        "  WHERE bindings.host_id = ? AND ports.network_id = ?)",
-        writer.serial,
-        host_id,
-        port["network_id"],
-        host_id,
-        port["network_id"],
-    )
-    _moved(writer, port, host_id)
+    rebound(writer, port, host_id)
 
 
 def local_vlan(writer: Writer, host_id: str, network_id: str) -> int:
@@ -308,22 +293,6 @@ def free_hostname(reader: Reader, network_ids: Sequence[str], wanted: str) -> st
         stem + "{",
     )
     return choice.unused_label(label, set(taken))
-
-
-def touch(writer: Writer, network_id: str, port_id: str) -> None:
-    """Note a change of a port: names are the network's, so all its hosts hear of it.
-
-    So do hosts whose rules admit the groups that it is in.
-    """
-    writer.change.ports.add(port_id)
-    groups = writer.column("SELECT group_id FROM port_security_groups WHERE port_id = ?", port_id)
-    writer.change.members.update(groups)
-    writer.change.networks.add(network_id)
-
-
-def _moved(writer: Writer, port: Row, host_id: str) -> None:
-    writer.change.hosts.add(host_id)
-    touch(writer, port["network_id"], port["id"])
 
 
 def _hostname_left(writer: Writer, network_id: str, device_id: str, hostname: str) -> str:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from stackctl.errors import NotFound, StackctlError
 from stackctl.hostspec import affected_hosts
 from stackctl.identity.context import Context
-from stackctl.operation import convergence
+from stackctl.operation import convergence, router_moves, server_moves
 from stackctl.operation.exchange import is_ahead
 from stackctl.operation.owner import owner_is_alive
-from stackctl.operation.router_moves import bring_up
 from stackctl.operation.settle import fail_build
 from stackctl.state import Reader, Row, Writer, find, now, read, write
+
+NextPhase = Callable[[Writer, Row, Collection[str], Collection[str]], str]
+
+NEXT_PHASES: dict[str, NextPhase] = {
+    "router-move": router_moves.next_phase,
+    "migrate": server_moves.next_phase,
+    "resize": server_moves.next_phase,
+    "revert-resize": server_moves.next_phase,
+}
+"""By the kind of an operation with several phases: what writes the next one, of plain rows. It gets
+the operation, its hosts that are behind, and those of them that did not answer; it returns the
+operation's new phase, or nothing when there is none to begin (now)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ def settle_interrupted(context: Context) -> None:
     with write(context.cloud) as writer:
         ready = [row for row in interrupted(writer) if not _behind(writer, row)]
         settled = [_recover_one(writer, row, {}, "finished by a later command") for row in ready]
-    _second_halves(context, settled)
+    _next_phases(context, settled)
 
 
 def recover(context: Context) -> list[Recovered]:
@@ -62,12 +73,17 @@ def recover(context: Context) -> list[Recovered]:
     with read(context.cloud) as reader:
         dead = interrupted(reader)
     settled = _roll_forward(context, dead)
-    ended = {item.id: item for item in _second_halves(context, settled)}
+    ended = {item.id: item for item in _next_phases(context, settled)}
     return [ended.get(item.id, item) for item in settled]
 
 
-def _second_halves(context: Context, settled: Sequence[Recovered]) -> list[Recovered]:
-    """Roll on what has only now begun its second phase: its hosts know nothing of it yet."""
+def roll_on(context: Context, operation: Row) -> None:
+    """What a dead operation of several phases left undone is done now, if its hosts answer."""
+    _next_phases(context, _roll_forward(context, [operation]))
+
+
+def _next_phases(context: Context, settled: Sequence[Recovered]) -> list[Recovered]:
+    """Roll on what has only now begun its next phase: its hosts know nothing of it yet."""
     found = {item.id: item for item in settled}
     with read(context.cloud) as reader:
         halfway = [row for row in interrupted(reader) if found.get(row["id"]) == _halfway(row)]
@@ -123,19 +139,19 @@ def _hosts(context: Context, word: str | None) -> list[Row]:
     return rows
 
 
-def _behind(reader: Reader, operation: Row) -> list[str]:
-    """Names of the operation's hosts that have not applied its last transaction.
+def _behind(reader: Reader, operation: Row) -> dict[str, str]:
+    """The operation's hosts that have not applied its last transaction, by id: their names.
 
     A fenced one carries nothing and is not waited for.
     """
     hosts = [reader.get("hosts", host_id) for host_id in json.loads(operation["hosts_json"])]
-    return [
-        host["name"]
+    return {
+        host["id"]: host["name"]
         for host in hosts
         if host["deleted_at"] is None
         and not host["fenced"]
         and host["applied_serial"] < operation["serial"]
-    ]
+    }
 
 
 def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: str) -> Recovered:
@@ -150,13 +166,13 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
         message = f"The command that built it was interrupted, and then: {why}"
         fail_build(writer, server, host, message, operation["id"])
     behind = _behind(writer, operation)
+    if _next_phase(writer, operation, behind, errors):
+        return _halfway(operation)
     if behind:
-        message = f"waits for {', '.join(behind)}"
+        message = f"waits for {', '.join(behind.values())}"
         return Recovered(
             operation["id"], operation["summary"], operation["started_at"], "interrupted", message
         )
-    if operation["kind"] == "router-move" and _second_phase(writer, operation):
-        return _halfway(operation)
     # Its hosts have done all they were to do: no task of it goes on.
     writer.run("UPDATE servers SET task_state = NULL WHERE operation_id = ?", operation["id"])
     if is_undone(operation):
@@ -173,22 +189,25 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
     )
 
 
-def _second_phase(writer: Writer, operation: Row) -> bool:
-    """What a command that moved a router had still to do, if it had."""
-    router_id = json.loads(operation["result_json"])["id"]
-    if not bring_up(writer, router_id):
+def _next_phase(
+    writer: Writer, operation: Row, behind: Collection[str], silent: Collection[str]
+) -> bool:
+    """Begin what a command of several phases had still to do, if it had."""
+    begin = NEXT_PHASES.get(operation["kind"])
+    phase = begin(writer, operation, behind, silent) if begin is not None else ""
+    if not phase:
         return False
     hosts = affected_hosts(writer, writer.change).all
     for host_id in hosts:
         writer.update("hosts", host_id, issued_serial=writer.serial)
     known = {*json.loads(operation["hosts_json"]), *hosts}
-    values = {"hosts_json": json.dumps(sorted(known)), "serial": writer.serial}
+    values = {"hosts_json": json.dumps(sorted(known)), "serial": writer.serial, "phase": phase}
     writer.update("operations", operation["id"], **values)
     return True
 
 
 def _halfway(operation: Row) -> Recovered:
-    message = "its second phase began: waits for its hosts"
+    message = "its next phase began: waits for its hosts"
     return Recovered(
         operation["id"], operation["summary"], operation["started_at"], "interrupted", message
     )

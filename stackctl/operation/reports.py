@@ -38,7 +38,7 @@ VM_STATES = {
 # Nova has no word for a guest whose memory lies on disk: it is off.
 POWER_STATES = {"SAVED": "SHUTDOWN"}
 
-LASTING_TASKS = ("image-snapshot", "image-backup")
+LASTING_TASKS = ("image-snapshot", "image-backup", "resize-prep", "revert-prep")
 """Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
 
 KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment", "backend")

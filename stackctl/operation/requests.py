@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context
-from stackctl.operation import convergence
+from stackctl.operation import convergence, server_moves
 from stackctl.operation.exchange import Exchange
 from stackctl.operation.outcome import Failure
 from stackctl.operation.owner import owner_is_alive
-from stackctl.operation.recover import is_undone, settle_interrupted
+from stackctl.operation.recover import is_undone, roll_on, settle_interrupted
 from stackctl.operation.settle import settle_servers
 from stackctl.state import Reader, Row, read, write
 
@@ -55,7 +55,12 @@ def still_at_work(context: Context) -> Conflict:
 def go_on(context: Context, operation: Row) -> tuple[list[Failure], int]:
     """What a dead operation left undone is done now; (what failed, how many servers are well)."""
     exchanges: Mapping[str, Exchange] = {}
-    if operation["outcome"] == "running" and not context.dry_run:
+    dead = operation["outcome"] == "running" and not context.dry_run
+    with read(context.cloud) as reader:
+        moves = server_moves.left_off(reader, operation["id"])
+    if dead and moves:
+        roll_on(context, operation)
+    elif dead:
         hosts = json.loads(operation["hosts_json"])
         done = convergence.converge(context, hosts, (), operation["id"])
         exchanges = {exchange.host_id: exchange for exchange in done}
@@ -66,7 +71,7 @@ def go_on(context: Context, operation: Row) -> tuple[list[Failure], int]:
         return result
     with read(context.cloud) as reader:
         servers = [reader.get("servers", id_) for id_ in _server_ids(reader, operation)]
-    failures = [_failure(row) for row in servers if row["vm_state"] == "error"]
+    failures = [_failure(row) for row in servers if row["vm_state"] == "error" or row["task_state"]]
     return failures, len(servers) - len(failures)
 
 
@@ -76,5 +81,6 @@ def _server_ids(reader: Reader, operation: Row) -> list[str]:
 
 def _failure(server: Row) -> Failure:
     fault = json.loads(server["fault_json"] or "{}")
-    message = fault.get("message", "it is in state ERROR")
+    state = "state ERROR" if server["vm_state"] == "error" else f"task_state {server['task_state']}"
+    message = fault.get("message", f"it is in {state}")
     return Failure("server", server["id"], server["name"], fault.get("host", ""), message)

@@ -7,7 +7,10 @@ fenced) do they become active: a router is never on two hosts.
 
 from __future__ import annotations
 
-from stackctl.state import Writer
+import json
+from collections.abc import Collection
+
+from stackctl.state import Row, Writer
 
 _INCOMING = """
 SELECT ports.id, ports.network_id FROM ports JOIN bindings ON bindings.port_id = ports.id
@@ -25,3 +28,12 @@ def bring_up(writer: Writer, router_id: str) -> bool:
     if ports:
         writer.change.routers.add(router_id)
     return bool(ports)
+
+
+def next_phase(
+    writer: Writer, operation: Row, behind: Collection[str], silent: Collection[str]
+) -> str:
+    """What a command that died after the first half had still to do: see server_moves."""
+    if behind or not bring_up(writer, json.loads(operation["result_json"])["id"]):
+        return ""
+    return "converge"

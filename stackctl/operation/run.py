@@ -168,7 +168,7 @@ class Operation:
         failures = []
         with_servers = self._hosts_of_servers()
         for exchange in self.exchanges.values():
-            ours = [item for item in exchange.failures if self._concerns(item)]
+            ours = [item for item in exchange.failures if self.concerns(item)]
             failures += self._without_remains(exchange, ours)
             # What a lost host means for servers is said server by server.
             if exchange.error is None or exchange.host_id in with_servers:
@@ -202,7 +202,7 @@ class Operation:
             )
         return [item for item in failures if item not in left]
 
-    def _concerns(self, failure: Failure) -> bool:
+    def concerns(self, failure: Failure) -> bool:
         """Whether a failure on a host belongs to what this operation changed.
 
         Its own servers are left out: what became of them is read from their rows. What has no

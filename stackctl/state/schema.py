@@ -8,6 +8,7 @@ JSON. Sizes and limits carry their unit in the name.
 from stackctl.state.schema_backends import BACKENDS
 from stackctl.state.schema_images import IMAGES
 from stackctl.state.schema_lifecycle import LIFECYCLE
+from stackctl.state.schema_moving import MOVING
 from stackctl.state.schema_networking import NETWORKING
 from stackctl.state.schema_placing import PLACING
 from stackctl.state.schema_volumes import VOLUMES
@@ -401,7 +402,16 @@ CREATE INDEX decisions_server ON decisions(server_id);
 CREATE INDEX decisions_name ON decisions(name);
 """
 
-MIGRATIONS: tuple[str, ...] = (_BASE, NETWORKING, IMAGES, PLACING, LIFECYCLE, VOLUMES, BACKENDS)
+MIGRATIONS: tuple[str, ...] = (
+    _BASE,
+    NETWORKING,
+    IMAGES,
+    PLACING,
+    LIFECYCLE,
+    VOLUMES,
+    MOVING,
+    BACKENDS,
+)
 """Script n brings a file from user_version n to n + 1."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
