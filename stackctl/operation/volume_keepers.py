@@ -78,14 +78,28 @@ def give_to(writer: Writer, row: Row, host_id: str, table: str = "volumes") -> R
     if row["host_id"] == host_id:
         return row
     require_usable(writer, row["type_id"], host_id, row["name"])
-    if not may_move(writer, row):
-        host = writer.get("hosts", row["host_id"])["name"]
+    require_free_to_go(writer, row)
+    return _hand_over(writer, row, host_id, table)
+
+
+def require_free_to_go(reader: Reader, row: Row) -> None:
+    """Conflict when the host of a shared volume has still to do with it."""
+    if not may_move(reader, row):
+        host = reader.get("hosts", row["host_id"])["name"]
         raise Conflict(
             f"Host {host} is at work on {row['name']}, or has not said that it has finished: no "
             "other host takes it over before. Nothing was changed.",
             hint=f"stackctl converge {host}   (if it is off: stackctl host-fence {host})",
         )
-    return _hand_over(writer, row, host_id, table)
+
+
+def follow(writer: Writer, server_id: str, host_id: str) -> None:
+    """The shared volumes of a server go where it goes; that they may was required before."""
+    for row in writer.all(
+        "SELECT * FROM volumes WHERE server_id = ? AND deleted_at IS NULL", server_id
+    ):
+        if row["host_id"] != host_id and is_shared(writer, row):
+            _hand_over(writer, row, host_id, "volumes")
 
 
 def with_able_keeper(writer: Writer, row: Row, table: str = "volumes") -> Row:

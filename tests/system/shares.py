@@ -56,7 +56,7 @@ class NfsServer:
             "mkdir", "-p", "/srv/nfs", "/run/ganesha", "/var/lib/nfs/ganesha", "/run/rpcbind"
         )
         self._inside("tee", "/etc/lab-ganesha.conf", text=GANESHA)
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
         try:
             self._serve()
         except BaseException:
@@ -64,10 +64,10 @@ class NfsServer:
             raise
 
     def _serve(self) -> None:
-        self._started.append(self._start("rpcbind", "-w", "-f"))
+        self._start("rpcbind", "-w", "-f")
         eventually(lambda: "portmapper" in self._services(), "a port mapper")
         config = ("-f", "/etc/lab-ganesha.conf", "-L", "/var/log/ganesha.log")
-        self._started.append(self._start("ganesha.nfsd", "-F", *config, "-p", "/run/ganesha.pid"))
+        self._start("ganesha.nfsd", "-F", *config, "-p", "/run/ganesha.pid")
         eventually(lambda: "mountd" in self._services(), "an NFS server", seconds=60)
 
     def files(self) -> list[str]:
@@ -77,8 +77,8 @@ class NfsServer:
 
     def close(self) -> None:
         """End what was started."""
-        for process in reversed(self._started):
-            process.terminate()
+        for name, process in reversed(self._started):
+            self._inside("sh", "-c", f"kill $(cat /run/lab-{name}.pid)", check=False)
             process.wait(30)
 
     def _services(self) -> str:
@@ -94,8 +94,8 @@ class NfsServer:
             self._enter(*argv), input=text, capture_output=True, text=True, check=check, timeout=60
         )
 
-    def _start(self, *argv: str) -> subprocess.Popen[bytes]:
-        # To end nsenter ends what it has started only if that asks for it.
-        argv = ("setpriv", "--pdeathsig", "KILL", *argv)
+    def _start(self, *argv: str) -> None:
+        noted = ("sh", "-c", 'echo $$ > "/run/lab-$1.pid"; exec "$@"', "sh", *argv)
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        return subprocess.Popen(self._enter(*argv), stderr=subprocess.DEVNULL, **quiet)
+        process = subprocess.Popen(self._enter(*noted), stderr=subprocess.DEVNULL, **quiet)
+        self._started.append((argv[0], process))

@@ -1,0 +1,104 @@
+"""Servers on shared volumes change their host, and the volumes are with them."""
+
+import pytest
+
+from stackctl.compute.attachments import attach_volume, detach_volume
+from stackctl.compute.migrating import migrate
+from stackctl.compute.resizing import confirm, revert
+from stackctl.errors import Conflict, HostUnreachable, NoCapacity, PartlyDone, StackctlError
+from stackctl.operation import recover
+from stackctl.state import write
+from stackctl.volume.service import extend_volume, show_volume
+from tests.unit.test_volume_types import create, new_type, together
+
+
+@pytest.fixture
+def nas(pair):
+    """Two hosts with the type nas; a server disk on h1 that boots from root and has data."""
+    pair.converge(everything=True)
+    new_type(pair).check()
+    create(pair, "root", image="cirros").check()
+    create(pair, "data").check()
+    pair.booted("disk", image="", volume="root", host="h1")
+    attach_volume(pair.context, "disk", "data").check()
+    return pair
+
+
+def places(world):
+    """Where the server is, and who cares for its volumes."""
+    volumes = [show_volume(world.context, name) for name in ("root", "data")]
+    assert [(each.status, each.server_name) for each in volumes] == [("in-use", "disk")] * 2
+    return (world.server("disk").host, *(each.keeper for each in volumes))
+
+
+def plugged(world):
+    return {name: len(world.fleet.state(name)["plugged"]) for name in ("h1", "h2")}
+
+
+def test_a_server_on_shared_volumes_goes_to_another_host_and_back(nas):
+    migrate(nas.context, "disk", "h2").check()
+    assert places(nas) == ("h2", "h2", "h2")
+    assert nas.servers() == {"disk": "VERIFY_RESIZE"}
+    assert len(together(nas)) == 2
+    revert(nas.context, "disk").check()
+    assert places(nas) == ("h1", "h1", "h1")
+    migrate(nas.context, "disk", "h2").check()
+    confirm(nas.context, "disk").check()
+    assert nas.servers() == {"disk": "ACTIVE"}
+    assert places(nas) == ("h2", "h2", "h2")
+    nas.converge(everything=True).check()
+    assert list(nas.fleet.domains().values()) == ["h2"]
+    detach_volume(nas.context, "disk", "data").check()
+    assert show_volume(nas.context, "data").status == "available"
+    assert len(together(nas)) == 2
+
+
+def test_one_that_could_not_move_has_its_volumes_where_it_is(nas):
+    nas.trouble("h2", unreachable=True)
+    with pytest.raises(HostUnreachable):
+        migrate(nas.context, "disk", "h2").check()
+    nas.trouble("h2")
+    nas.converge(everything=True).check()
+    assert places(nas) == ("h1", "h1", "h1")
+    assert list(nas.fleet.domains().values()) == ["h1"]
+    extend_volume(nas.context, "data", 9).check()
+
+
+@pytest.mark.parametrize("die_at", range(1, 8))
+def test_a_host_that_dies_meanwhile_leaves_them_together(nas, die_at):
+    nas.trouble("h2", die_at=die_at)
+    try:
+        migrate(nas.context, "disk", "h2").check()
+    except StackctlError:
+        nas.trouble("h2")
+        recover(nas.context)
+        nas.converge(everything=True).check()
+    nas.trouble("h2")
+    nas.converge(everything=True).check()
+    (host,) = nas.fleet.domains().values()
+    assert places(nas) == (host, host, host)
+    assert len(together(nas)) == 2
+
+
+def test_what_is_not_where_its_row_says_does_not_move(nas):
+    nas.trouble("h1", lose="after")
+    with pytest.raises(PartlyDone):
+        extend_volume(nas.context, "data", 4).check()
+    with pytest.raises(Conflict, match="h1 is at work on data"):
+        migrate(nas.context, "disk", "h2")
+    nas.trouble("h1")
+    nas.converge().check()
+    create(nas, "own", type="local").check()
+    attach_volume(nas.context, "disk", "own").check()
+    with pytest.raises(Conflict, match="its volume own, and that is a file on host h1"):
+        migrate(nas.context, "disk", "h2")
+
+
+def test_it_goes_only_where_its_volumes_can_be(nas):
+    nas.trouble("h2", fail={"backend nas.example.com:/volumes": "unmounted"})
+    h2 = nas.host("h2")["id"]
+    with write(nas.cloud) as writer:
+        writer.run("UPDATE volume_type_hosts SET usable = 0 WHERE host_id = ?", h2)
+    with pytest.raises(NoCapacity, match="does not have volume type nas"):
+        migrate(nas.context, "disk", "h2")
+    assert places(nas) == ("h1", "h1", "h1")
