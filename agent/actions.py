@@ -7,11 +7,12 @@ They run side by side, each answered by its own ``result``, until ``bye``. One `
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from agent import layout, prune, purge, snapshots, tracing, waiting
+from agent import layout, prune, purge, snapshots, tracing, waiting, whereabouts
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed, fault_of
 from agent.relay import Console, Relay
@@ -105,6 +106,10 @@ def _send_fault(channel: Channel, message: Args, error: Exception) -> None:
 def _run(channel: Channel, store: Store, message: Args) -> Any:
     if message.get("name") == "snapshot":
         return snapshots.serve(channel, store, str(message.get("id")), _args(message))
+    if message.get("name") == "send-server":
+        from agent import departure
+
+        return departure.send_server(channel, store, _args(message))
     action = _ACTIONS.get(str(message.get("name")))
     if action is None:
         raise StepFailed(f"unknown action {str(message.get('name'))[:40]!r}")
@@ -129,11 +134,13 @@ def console_log(store: Store, args: Args, check: Callable[[], None]) -> Args:
     return {"text": text.decode(errors="replace")}
 
 
-def share_image(store: Store, args: Args, check: Callable[[], None]) -> Args:
-    """See peers.share_image: TLS takes a while to load, and few exchanges need it."""
-    from agent import peers
+def lazily(module: str, name: str) -> Action:
+    """An action of a module that few exchanges need: TLS takes a while to load."""
 
-    return peers.share_image(store, args, check)
+    def act(store: Store, args: Args, check: Callable[[], None]) -> Any:
+        return getattr(importlib.import_module(module), name)(store, args, check)
+
+    return act
 
 
 def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
@@ -142,13 +149,19 @@ def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
 
 
 _ACTIONS: dict[str, Action] = {
+    "abort-move": lazily("agent.departure", "abort_move"),
+    "can-run-server": lazily("agent.arrival", "can_run"),
     "console-log": console_log,
+    "describe-server": lazily("agent.departure", "describe_server"),
     "domain-xml": domain_xml,
+    "expect-server": lazily("agent.arrival", "expect"),
+    "look-server": whereabouts.look,
+    "resume-server": whereabouts.resume,
     "wait-guest": waiting.wait_guest,
     "list-images": prune.list_images,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
-    "share-image": share_image,
+    "share-image": lazily("agent.peers", "share_image"),
     "trace-flow": tracing.trace_flow,
     "trace-router": tracing.trace_router,
 }

@@ -86,6 +86,11 @@ def console_log(data: Path, server_id: str) -> Path:
     return server(data, server_id) / "console.log"
 
 
+def passage(data: Path, server_id: str) -> Path:
+    """The folder of the sockets through which a server comes or goes."""
+    return data / "moves" / checked(server_id)
+
+
 def leases(data: Path, subnet_id: str) -> Path:
     """The lease file of a subnet's dnsmasq."""
     return data / "dhcp" / checked(subnet_id) / "leases"

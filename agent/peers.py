@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from agent import images, layout
+from agent import images, layout, tls
 from agent.faults import StepFailed
 from agent.store import Store
 
@@ -43,11 +43,11 @@ class Peer:
 
 def fetch(peer: Peer, sha256: str) -> Generator[bytes, None, None]:
     """The image as another host has it; StepFailed when that one does not give it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # it is known by this very certificate, not by a name
-    context.load_verify_locations(cadata=peer.certificate)
     connection = http.client.HTTPSConnection(
-        peer.address, peer.port, timeout=CONNECT_TIMEOUT_S, context=context
+        peer.address,
+        peer.port,
+        timeout=CONNECT_TIMEOUT_S,
+        context=tls.client_context(peer.certificate),
     )
     try:
         connection.connect()
@@ -100,7 +100,7 @@ class _Server(http.server.ThreadingHTTPServer):
         """The server of this exchange, started when it is needed first."""
         with cls._starting:
             if cls._started is None:
-                cls._started = cls(address, _server_context(certificate + key))
+                cls._started = cls(address, tls.server_context(certificate + key))
                 serve = threading.Thread(target=cls._started.serve_forever, daemon=True)
                 serve.start()
             return cls._started
@@ -145,15 +145,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Nothing is logged: stderr belongs to the exchange."""
-
-
-def _server_context(pem: str) -> ssl.SSLContext:
-    """The certificate and its key, which never touch a disk."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    descriptor = os.memfd_create("peer")
-    try:
-        os.write(descriptor, pem.encode())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-    return context

@@ -295,7 +295,8 @@ class Disk:
     """One incarnation of a disk. Made only while ``build`` is set; its absence later is a fault.
 
     ``source_id``: it is made a copy of that disk, which no guest may run on meanwhile;
-    ``source_host_id``: the other host that has it, if it is not this one.
+    ``source_host_id``: the other host that has it, if it is not this one. ``serial``: what the
+    guest sees, when it is that of an incarnation before this one.
     """
 
     id: str
@@ -308,6 +309,7 @@ class Disk:
     image_id: Optional[str] = None
     source_id: Optional[str] = None
     source_host_id: Optional[str] = None
+    serial: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -193,8 +193,51 @@ class FakeSession:
         return ChannelLost(f"The exchange with host {self._name} broke off.", spec_sent=True)
 
     def act(self, name, arguments, timeout_s=60):
-        """Actions are done at once."""
-        return {"text": ""}
+        """Actions are done at once. ``fail``: by their name they are not done, by their name and
+        " unheard" they are, and the channel breaks."""
+        self._fleet.asked.append((name, arguments))
+        words = self._trouble.fail.get(name)
+        if words is not None:
+            raise ResourceFailed(f"{name} on host {self._name} failed: {words}.")
+        value = getattr(self, f"_act_{name.replace('-', '_')}", lambda _: {"text": ""})(arguments)
+        if f"{name} unheard" in self._trouble.fail:
+            raise ChannelLost(f"The exchange with host {self._name} broke off.")
+        return value
+
+    def _act_describe_server(self, _):
+        guest = {"state": "RUNNING", "virt_type": "qemu", "machine_type": "pc-i440fx-9.0"}
+        return {**guest, "cpu": None, "offload": False}
+
+    def _act_can_run_server(self, _):
+        return {"refusal": self._trouble.fail.get("refusal", "")}
+
+    def _act_expect_server(self, arguments):
+        state = self._fleet.state(self._name)
+        assert arguments["server_id"] not in state["domains"]
+        return {"port": 1, "folder": "/folder", "xml": self._name}
+
+    def _act_send_server(self, arguments):
+        """The guest goes on at the host that wrote the definition."""
+        self._on_step({"type": "step", "kind": "move", "memory_bytes": 1, "memory_total": 2})
+        here, there = (self._fleet.state(name) for name in (self._name, arguments["xml"]))
+        guest = here["domains"].pop(arguments["server_id"])
+        if "stands still" in self._trouble.fail:
+            guest = {**guest, "power": "PAUSED"}
+        there["domains"][arguments["server_id"]] = guest
+        self._fleet.save(arguments["xml"], there)
+        self._fleet.save(self._name, here)
+        return {"seconds": 0.1}
+
+    def _act_look_server(self, arguments):
+        guest = self._fleet.state(self._name)["domains"].get(arguments["server_id"])
+        power = guest["power"] if guest else "NOSTATE"
+        return {"on": power in ("RUNNING", "PAUSED"), "state": power, "persistent": bool(guest)}
+
+    def _act_resume_server(self, arguments):
+        state = self._fleet.state(self._name)
+        state["domains"][arguments["server_id"]]["power"] = "RUNNING"
+        self._fleet.save(self._name, state)
+        return {}
 
     def stream(self, name, arguments):
         """The file that the test gave its fleet, in two pieces; ``act`` troubles concern it."""

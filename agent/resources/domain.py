@@ -321,6 +321,7 @@ def _belongings(host: Host, server_id: str) -> Iterator[Path]:
     yield drive.with_name(f".{drive.name}.tree")
     yield drive.with_name(f".{drive.name}.part")
     yield layout.server(host.data, server_id)
+    yield layout.passage(host.data, server_id)
 
 
 KIND = DomainKind()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from agent import facts, images, layout
 from agent.faults import StepFailed
@@ -51,9 +51,20 @@ class Platform:
         return facts.datapath(self.settings) == "system"
 
     @cached_property
+    def machines(self) -> dict[str, Any]:
+        """See facts.machine_types."""
+        return facts.machine_types(libvirt_conn.capabilities())
+
+    @property
+    def machine_types(self) -> set[str]:
+        """All versioned machine types."""
+        newest = (self.machines.get(name) for name in ("pc", "q35"))
+        return {*self.machines["all"], *(name for name in newest if name is not None)}
+
+    @cached_property
     def machine_type(self) -> str:
         """The newest versioned ``pc`` machine."""
-        found = facts.machine_types(libvirt_conn.capabilities()).get("pc")
+        found = self.machines.get("pc")
         if found is None:
             raise StepFailed("qemu on this host has no x86_64 pc machine")
         return str(found)
@@ -128,6 +139,12 @@ def missing_needs(host: Host, spec: HostSpec, server: Server) -> str:
     return ", ".join(failed)
 
 
+def missing_disks(data: Path, spec: HostSpec, server: Server) -> list[str]:
+    """Those of a server's disks whose files are not there."""
+    disks = [disk for disk in spec.disks if disk.id in server.disks]
+    return [disk.id for disk in disks if not layout.disk(data, disk.id, disk.format).exists()]
+
+
 def boot_files(host: Host, spec: HostSpec, server: Server, folder: Path) -> None:
     """Give a server that boots a kernel directly its own copies of kernel and ramdisk.
 
@@ -156,7 +173,7 @@ def _disk(host: Host, spec: HostSpec, disk_id: str) -> DiskInput:
     return DiskInput(
         path=str(layout.disk(host.data, disk.id, disk.format)),
         format=disk.format,
-        serial=disk.id[:SERIAL_CHARACTERS],
+        serial=disk.serial or disk.id[:SERIAL_CHARACTERS],
         base_path=None if base is None else base[0],
         base_format=None if base is None else base[1],
     )

@@ -164,7 +164,7 @@ def compile_domain(domain: DomainInput, mark: Mark) -> str:
     root = Element("domain", type=domain.virt_type)
     SubElement(root, "name").text = domain.name
     SubElement(root, "uuid").text = domain.id
-    SubElement(root, "metadata").append(_mark_element(mark))
+    SubElement(root, "metadata").append(mark_element(mark))
     SubElement(root, "memory", unit="KiB").text = str(domain.ram_mb * 1024)
     SubElement(root, "vcpu").text = str(domain.vcpus)
     _add_os(root, domain)
@@ -338,7 +338,8 @@ def _mark_attributes(mark: Mark) -> dict[str, str]:
     }
 
 
-def _mark_element(mark: Mark) -> Element:
+def mark_element(mark: Mark) -> Element:
+    """The mark as it stands among a domain's metadata."""
     return Element(f"{{{MARK_URI}}}server", _mark_attributes(mark))
 
 

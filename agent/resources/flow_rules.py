@@ -26,6 +26,7 @@ from agent.resources.flow_plan import (
     ACCEPT_EGRESS,
     ACCEPT_INGRESS,
     IP_VERSIONS,
+    LOCAL_OUT,
     RULES_EGRESS,
     RULES_INGRESS,
     TRANSIENT,
@@ -47,7 +48,7 @@ _WITH_PORTS = (TCP, UDP, SCTP)
 _FORWARD = "ct_state=-rel-rpl-inv"
 """The first packet of a connection, and every later one the same way; or one not tracked."""
 
-INVALID, REPLY, RULE, LATER_FRAGMENT, REVOKED = 100, 80, 70, 60, 40
+INVALID, REPLY, RULE, LATER_FRAGMENT, PICKED_UP, REVOKED = 100, 80, 70, 60, 50, 40
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,27 @@ def compile_rules(plan: Plan) -> Iterator[Flow]:
         yield from _states(way)
         for question in _questions(way):
             yield from _Book(plan, question).flows()
+    yield from _picked_up(plan)
     yield from flow_spoofing.fragments()
     # Only its own bit: the other one is the other side's verdict.
     for ip in IP_VERSIONS:
         marked = f"ct_state=+est-rpl+trk,ct_mark=0x1/0x1,{ip}"
         yield Flow(ACCEPT_EGRESS, 90, marked, f"{mark(EGRESS.bit, 0)},resubmit(,{TRANSIENT})")
     yield Flow(ACCEPT_EGRESS, 0, "", f"resubmit(,{TRANSIENT})")
+
+
+def _picked_up(plan: Plan) -> Iterator[Flow]:
+    """Connections of a guest that came here just now, of which this host has seen nothing.
+
+    Those that rules let in begin anew with any packet. Of those that the guest began, what the
+    other side says is let through, untracked, until the guest's own answer makes them known.
+    """
+    for net in plan.nets:
+        for tap in net.taps:
+            if tap.protected and tap.port.role == "incoming":
+                for tcp in ("tcp", "tcp6"):
+                    match = f"ct_state=+new-inv+trk,{tcp},reg5={tap.ofport:#x},tcp_flags=-syn"
+                    yield Flow(RULES_INGRESS, PICKED_UP, match, f"goto_table:{LOCAL_OUT}")
 
 
 def mark(bit: int, value: int) -> str:

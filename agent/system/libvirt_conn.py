@@ -82,6 +82,11 @@ def state(domain_id: str) -> str:
     return _call(lambda: _state(domain_id), QUERY_TIMEOUT_S)
 
 
+def state_word(number: int) -> str:
+    """OpenStack's word for one of libvirt's numbers."""
+    return _STATES[number]
+
+
 def define(xml: str) -> None:
     """Define a domain, or replace its definition; libvirt validates it against its schema."""
 
@@ -162,7 +167,7 @@ def destroy(domain_id: str) -> None:
 
 
 def undefine(domain_id: str) -> None:
-    """Forget a domain with everything that libvirt kept for it."""
+    """Forget a domain with everything that libvirt kept for it; well if it has none."""
 
     def work() -> None:
         module = _libvirt()
@@ -172,7 +177,12 @@ def undefine(domain_id: str) -> None:
             | module.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
             | module.VIR_DOMAIN_UNDEFINE_NVRAM
         )
-        _domain(domain_id).undefineFlags(flags)
+        try:
+            _domain(domain_id).undefineFlags(flags)
+        except module.libvirtError as error:
+            # One that was never more than a guest on its way here went when it was switched off.
+            if not _is_missing(error):
+                raise
 
     _call(work)
 
@@ -280,9 +290,21 @@ def thaw(domain_id: str) -> None:
     _call(lambda: _domain(domain_id).fsThaw())
 
 
+def ask(work: Callable[[Any, Any], _T], timeout_s: float = CALL_TIMEOUT_S) -> _T:
+    """What some work with (libvirt's module, a connection) returns."""
+    return _call(lambda: work(_libvirt(), _open()), timeout_s)
+
+
 def live_xml(domain_id: str) -> str:
     """The XML of a domain as it runs (or would run)."""
     text: str = _call(lambda: _domain(domain_id).XMLDesc(0), QUERY_TIMEOUT_S)
+    return text
+
+
+def inactive_xml(domain_id: str) -> str:
+    """The XML with which a domain is started next."""
+    flags = _libvirt().VIR_DOMAIN_XML_INACTIVE
+    text: str = _call(lambda: _domain(domain_id).XMLDesc(flags), QUERY_TIMEOUT_S)
     return text
 
 

@@ -271,6 +271,16 @@ def set_up(name: str, mtu: Optional[int] = None) -> None:
         netlink.link("set", index=_index(name), state="up", **extra)
 
 
+def drain(name: str) -> None:
+    """Throw away what waits in a tap for whoever reads it; what comes from now on waits again."""
+    path = SYSFS / name / "tx_queue_len"
+    with contextlib.suppress(OSError):  # it is gone, and all that waited with it
+        length = path.read_text().strip()
+        # With each change of its length the kernel makes the queue anew, without what does not fit.
+        path.write_text("1")
+        path.write_text(length)
+
+
 def delete(name: str) -> None:
     """Delete a device; one that is gone is fine."""
     delete_all([name])

@@ -57,6 +57,7 @@ TRANSITIONS = {
         Transition("unrescue", ("rescued", "error"), "unrescuing", "reboot-hard"),
         Transition("resize", ("active", "stopped"), "resizing", "reboot", keeps_off=True),
         Transition("migrate", ("active", "stopped"), "resize-prep"),
+        Transition("live-migrate", ("active", "paused"), "migrating"),
         Transition("confirm-resize", ("resized",), "resize-confirming"),
         Transition(
             "revert-resize", ("resized", "error"), "resize-reverting", "reboot", keeps_off=True
@@ -80,6 +81,7 @@ _TASK_STATUS = {
     "deleting": "DELETED",
     "rebuilding": "REBUILD",
     "resizing": "RESIZE",
+    "migrating": "MIGRATING",
     "resize-prep": "RESIZE",
     "resize-migrating": "RESIZE",
     "resize-finish": "RESIZE",

@@ -147,7 +147,8 @@ def end_moves(writer: Writer, server_id: str) -> None:
 
 
 def announce(writer: Writer, server_id: str, host_id: str) -> None:
-    """Have a host make the ports of a server that is to come."""
+    """Have a host make the ports of a server that is to come, and look for its volumes."""
+    writer.change.volumes |= {row["id"] for row in volume_rows.of_server(writer, server_id)}
     for port_id in ports_of(writer, server_id):
         bind_port(writer, port_id, host_id, role="incoming")
 

@@ -33,7 +33,7 @@ class Affected:
 def affected_hosts(reader: Reader, change: Change) -> Affected:
     """Every host whose spec differs because of ``change`` (and perhaps a few more)."""
     carrying = set(change.hosts)
-    carrying |= _hosts_of(reader, _HOSTS_OF_SERVERS, change.servers, twice=True)
+    carrying |= _hosts_of(reader, _HOSTS_OF_SERVERS, change.servers, times=3)
     carrying |= _hosts_of(
         reader, "SELECT host_id FROM bindings WHERE port_id IN ({})", change.ports
     )
@@ -41,7 +41,7 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
         reader, "SELECT host_id FROM routers WHERE id IN ({}) AND host_id <> ''", change.routers
     )
     carrying |= _hosts_of(reader, _HOSTS_OF_GROUPS, change.security_groups)
-    carrying |= _hosts_of(reader, _HOSTS_OF_VOLUMES, change.volumes, twice=True)
+    carrying |= _hosts_of(reader, _HOSTS_OF_VOLUMES, change.volumes, times=2)
     carrying |= _hosts_of(
         reader, "SELECT host_id FROM volume_types WHERE id IN ({})", change.volume_types
     )
@@ -61,6 +61,8 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
 _HOSTS_OF_SERVERS = """
 SELECT host_id FROM servers WHERE id IN ({0}) AND host_id IS NOT NULL
 UNION SELECT host_id FROM tombstones WHERE server_id IN ({0}) AND acknowledged_at IS NULL
+UNION SELECT target_host_id FROM migrations WHERE server_id IN ({0}) AND kind = 'live'
+  AND status IN ('preparing', 'running')
 """
 
 _HOSTS_OF_VOLUMES = """
@@ -135,9 +137,9 @@ def _hosts_that_admit(reader: Reader, change: Change) -> set[str]:
     return set(reader.column(_HOSTS_THAT_ADMIT, networks, groups))
 
 
-def _hosts_of(reader: Reader, sql: str, ids: set[str], *, twice: bool = False) -> set[str]:
+def _hosts_of(reader: Reader, sql: str, ids: set[str], *, times: int = 1) -> set[str]:
     if not ids:
         return set()
     marks = ", ".join("?" for _ in ids)
-    parameters = [*sorted(ids)] * (2 if twice else 1)
+    parameters = sorted(ids) * times
     return set(reader.column(sql.format(marks), *parameters))

@@ -66,6 +66,7 @@ def _settings(host: Row) -> spec.HostSettings:
 def _network(snapshot: HostSnapshot, row: Row) -> spec.Network:
     tunnelled = row["type"] in TUNNEL_TYPES
     neighbours = [port for port in snapshot.neighbours if port["network_id"] == row["id"]]
+    elsewhere = [port for port in snapshot.second_places if port["network_id"] == row["id"]]
     return spec.Network(
         id=row["id"],
         version=row["version"],
@@ -78,7 +79,7 @@ def _network(snapshot: HostSnapshot, row: Row) -> spec.Network:
         domain=row["domain"],
         subnets=tuple(_subnet(snapshot, subnet) for subnet in snapshot.subnets.get(row["id"], [])),
         names=tuple(_names(snapshot, neighbours)),
-        remote_ports=tuple(_remote_ports(snapshot, neighbours)) if tunnelled else (),
+        remote_ports=tuple(_remote_ports(snapshot, neighbours + elsewhere)) if tunnelled else (),
         flood_to=tuple(snapshot.flood_to.get(row["id"], [])) if tunnelled else (),
     )
 
@@ -118,8 +119,9 @@ def _names(snapshot: HostSnapshot, neighbours: list[Row]) -> Iterable[spec.Name]
                 yield spec.Name(port["hostname"], address["address"])
 
 
-def _remote_ports(snapshot: HostSnapshot, neighbours: list[Row]) -> Iterable[spec.RemotePort]:
-    for port in neighbours:
+def _remote_ports(snapshot: HostSnapshot, places: list[Row]) -> Iterable[spec.RemotePort]:
+    """A port is in two places while its server moves."""
+    for port in places:
         if port["tunnel_address"]:
             addresses = [row["address"] for row in snapshot.addresses.get(port["id"], [])]
             yield spec.RemotePort(port["mac"], tuple(addresses), port["tunnel_address"])
@@ -279,6 +281,7 @@ def _disk(row: Row) -> spec.Disk:
         image_id=row["image_id"],
         source_id=row["source_id"] if row["state"] == "build" else None,
         source_host_id=row["source_host_id"] if row["state"] == "build" else None,
+        serial=row["serial"],
     )
 
 

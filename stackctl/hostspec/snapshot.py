@@ -40,6 +40,8 @@ class HostSnapshot:
     neighbours: list[Row]
     """All live ports of these networks that have a name or live on another host; with
     ``tunnel_address`` of their active host (None: here, or nowhere)."""
+    second_places: list[Row]
+    """Where else, on other hosts, ports of these networks are whose servers move."""
     flood_to: dict[str, list[str]]
     servers: list[Row]
     disks: list[Row]
@@ -62,11 +64,9 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
     networks = reader.all(_NETWORKS, host_id)
     network_ids = [row["id"] for row in networks]
     disks = reader.all(_DISKS, host_id)
-    servers = reader.all(
-        "SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL ORDER BY id", host_id
-    )
+    servers = reader.all(_SERVERS, host_id, host_id)
     ports = reader.all(_PORTS, host_id)
-    volumes = reader.all(_VOLUMES, host_id)
+    volumes = reader.all(_VOLUMES, host_id, host_id)
     routers = reader.all(_ROUTERS, host_id)
     router_ids = [row["id"] for row in routers]
     return HostSnapshot(
@@ -77,6 +77,7 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         ports=ports,
         addresses=_grouped(reader, _ADDRESSES, network_ids, "port_id"),
         neighbours=_neighbours(reader, host_id, network_ids),
+        second_places=reader.all(_SECOND_PLACES.format(_marks(network_ids)), host_id, *network_ids),
         flood_to=_flood_to(reader, host_id, network_ids),
         servers=servers,
         disks=disks,
@@ -99,7 +100,23 @@ LEFT JOIN disks AS source ON source.id = disks.source_id AND source.host_id <> d
 WHERE disks.host_id = ? AND disks.deleted_at IS NULL
 """
 
-_VOLUMES = "SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL ORDER BY id"
+# Those that run here, and those that are on their way here while they run elsewhere.
+_SERVERS = """
+SELECT * FROM servers WHERE host_id = ? AND deleted_at IS NULL
+UNION ALL SELECT servers.* FROM migrations JOIN servers ON servers.id = migrations.server_id
+WHERE migrations.target_host_id = ? AND migrations.kind = 'live'
+  AND migrations.status IN ('preparing', 'running') AND servers.deleted_at IS NULL
+ORDER BY id
+"""
+
+# Those of a server that is on its way here are shared: its old host has them, too.
+_VOLUMES = """
+SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL
+UNION SELECT volumes.* FROM migrations JOIN volumes ON volumes.server_id = migrations.server_id
+WHERE migrations.target_host_id = ? AND migrations.kind = 'live'
+  AND migrations.status IN ('preparing', 'running') AND volumes.deleted_at IS NULL
+ORDER BY id
+"""
 
 # One that failed is not tried again: it would be of another moment than was asked for.
 _VOLUME_SNAPSHOTS = """
@@ -122,8 +139,12 @@ WHERE host_networks.host_id = ? AND host_networks.released_serial IS NULL
 ORDER BY networks.id
 """
 
+# Where a port is active while it is to come to another host, it is on its way out.
 _PORTS = """
-SELECT ports.*, bindings.role FROM bindings JOIN ports ON ports.id = bindings.port_id
+SELECT ports.*, CASE WHEN bindings.role = 'active' AND EXISTS (
+    SELECT 1 FROM bindings AS other WHERE other.port_id = ports.id AND other.role = 'incoming')
+  THEN 'outgoing' ELSE bindings.role END AS role
+FROM bindings JOIN ports ON ports.id = bindings.port_id
 WHERE bindings.host_id = ? AND ports.deleted_at IS NULL
   AND ports.device_owner NOT LIKE 'network:%' ORDER BY ports.id
 """
@@ -162,6 +183,15 @@ FROM ports
 LEFT JOIN bindings ON bindings.port_id = ports.id AND bindings.role = 'active'
 LEFT JOIN hosts ON hosts.id = bindings.host_id AND hosts.id <> ?
 WHERE ports.network_id IN ({}) AND ports.deleted_at IS NULL
+ORDER BY ports.id
+"""
+
+_SECOND_PLACES = """
+SELECT ports.id, ports.network_id, ports.mac, hosts.tunnel_address
+FROM bindings JOIN ports ON ports.id = bindings.port_id JOIN hosts ON hosts.id = bindings.host_id
+WHERE bindings.role <> 'active' AND hosts.id <> ? AND ports.network_id IN ({})
+  AND ports.deleted_at IS NULL AND ports.device_owner NOT LIKE 'network:%'
+  AND hosts.tunnel_address IS NOT NULL
 ORDER BY ports.id
 """
 

@@ -28,6 +28,7 @@ repeat, and finishes what the first one began."""
 T = TypeVar("T")
 
 Body = Callable[[Session, Exchange], None]
+OnStep = Callable[[dict[str, Any]], None]
 
 
 def converge(
@@ -79,10 +80,12 @@ def acting_session(
     host: Row,
     images: tuple[Image, ...] = (),
     spread: Spreading | None = None,
+    on_step: OnStep | None = None,
 ) -> Iterator[Session]:
-    """An exchange that only asks or acts: no host lock, no spec. ``images`` are brought first."""
+    """An exchange that only asks or acts: no host lock, no spec. ``images`` are brought first;
+    ``on_step`` hears what an action tells of itself."""
     opening = one.opening(context, "act", images, killpoint.for_agents())
-    with _session(context, host, opening, False, None, spread) as session:
+    with _session(context, host, opening, False, None, spread, on_step=on_step) as session:
         yield session
 
 
@@ -186,6 +189,7 @@ def _session(
     sessions: OpenSessions | None,
     spread: Spreading | None = None,
     exchange: Exchange | None = None,
+    on_step: OnStep | None = None,
 ) -> Iterator[Session]:
     from stackctl.fleet.session import open_session
     from stackctl.fleet.target import target_of
@@ -198,7 +202,7 @@ def _session(
             opening,
             open_image=lambda sha256: one.open_image(context, sha256),
             progress=context.watch.progress,
-            on_step=_remembered_by(exchange),
+            on_step=on_step or _remembered_by(exchange),
             peer=part.peer,
         )
         part.arrived(session.hello.lacking)
@@ -214,7 +218,7 @@ def _session(
             session.close()
 
 
-def _remembered_by(exchange: Exchange | None) -> Callable[[dict[str, Any]], None]:
+def _remembered_by(exchange: Exchange | None) -> OnStep:
     """What keeps the domains that a host begins to change."""
 
     def on_step(step: dict[str, Any]) -> None:

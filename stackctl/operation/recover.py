@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stackctl.errors import NotFound, StackctlError
 from stackctl.hostspec import affected_hosts
 from stackctl.identity.context import Context
-from stackctl.operation import convergence, router_moves, server_moves
+from stackctl.operation import convergence, live_moves, router_moves, server_moves
 from stackctl.operation.exchange import is_ahead
 from stackctl.operation.owner import owner_is_alive
 from stackctl.operation.settle import fail_build
@@ -22,10 +22,15 @@ NEXT_PHASES: dict[str, NextPhase] = {
     "migrate": server_moves.next_phase,
     "resize": server_moves.next_phase,
     "revert-resize": server_moves.next_phase,
+    "live-migrate": live_moves.next_phase,
 }
 """By the kind of an operation with several phases: what writes the next one, of plain rows. It gets
 the operation, its hosts that are behind, and those of them that did not answer; it returns the
 operation's new phase, or nothing when there is none to begin (now)."""
+
+LOOKS: dict[str, Callable[[Context, Row], None]] = {"live-migrate": live_moves.look_for}
+"""By the kind of an operation: what asks hosts, before its next phase is written, of what no row
+tells; it notes their answers in rows."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,11 @@ def settle_interrupted(context: Context) -> None:
     stays open and blocks nobody.
     """
     with read(context.cloud) as reader:
-        if not interrupted(reader):
-            return
+        dead = interrupted(reader)
+        silent = set(reader.column("SELECT id FROM hosts WHERE unreachable_since IS NOT NULL"))
+    if not dead:
+        return
+    _look(context, [row for row in dead if silent.isdisjoint(json.loads(row["hosts_json"]))])
     with write(context.cloud) as writer:
         ready = [row for row in interrupted(writer) if not _behind(writer, row)]
         settled = [_recover_one(writer, row, {}, "finished by a later command") for row in ready]
@@ -96,8 +104,16 @@ def _roll_forward(context: Context, dead: Sequence[Row]) -> list[Recovered]:
     hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])}
     exchanges = convergence.converge(context, hosts, (), dead[0]["id"])
     errors = {item.host_id: item.error.message for item in exchanges if item.error is not None}
+    _look(context, dead)
     with write(context.cloud) as writer:
         return [_recover_one(writer, row, errors, "rolled forward") for row in dead]
+
+
+def _look(context: Context, dead: Sequence[Row]) -> None:
+    for operation in dead:
+        look = LOOKS.get(operation["kind"])
+        if look is not None:
+            look(context, operation)
 
 
 def adopt(context: Context, host_word: str | None) -> list[str]:
@@ -166,13 +182,13 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
         message = f"The command that built it was interrupted, and then: {why}"
         fail_build(writer, server, host, message, operation["id"])
     behind = _behind(writer, operation)
-    if _next_phase(writer, operation, behind, errors):
+    phase = _next_phase(writer, operation, behind, errors)
+    if phase == live_moves.WAITS:
+        return _interrupted(operation, "waits for the hosts to say where its server is")
+    if phase:
         return _halfway(operation)
     if behind:
-        message = f"waits for {', '.join(behind.values())}"
-        return Recovered(
-            operation["id"], operation["summary"], operation["started_at"], "interrupted", message
-        )
+        return _interrupted(operation, f"waits for {', '.join(behind.values())}")
     # Its hosts have done all they were to do: no task of it goes on.
     writer.run("UPDATE servers SET task_state = NULL WHERE operation_id = ?", operation["id"])
     if is_undone(operation):
@@ -191,23 +207,26 @@ def _recover_one(writer: Writer, operation: Row, errors: dict[str, str], how: st
 
 def _next_phase(
     writer: Writer, operation: Row, behind: Collection[str], silent: Collection[str]
-) -> bool:
-    """Begin what a command of several phases had still to do, if it had."""
+) -> str:
+    """Begin what a command of several phases had still to do, if it had; that phase."""
     begin = NEXT_PHASES.get(operation["kind"])
     phase = begin(writer, operation, behind, silent) if begin is not None else ""
-    if not phase:
-        return False
+    if phase in ("", live_moves.WAITS):
+        return phase
     hosts = affected_hosts(writer, writer.change).all
     for host_id in hosts:
         writer.update("hosts", host_id, issued_serial=writer.serial)
     known = {*json.loads(operation["hosts_json"]), *hosts}
     values = {"hosts_json": json.dumps(sorted(known)), "serial": writer.serial, "phase": phase}
     writer.update("operations", operation["id"], **values)
-    return True
+    return phase
 
 
 def _halfway(operation: Row) -> Recovered:
-    message = "its next phase began: waits for its hosts"
+    return _interrupted(operation, "its next phase began: waits for its hosts")
+
+
+def _interrupted(operation: Row, message: str) -> Recovered:
     return Recovered(
         operation["id"], operation["summary"], operation["started_at"], "interrupted", message
     )

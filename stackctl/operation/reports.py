@@ -38,7 +38,7 @@ VM_STATES = {
 # Nova has no word for a guest whose memory lies on disk: it is off.
 POWER_STATES = {"SAVED": "SHUTDOWN"}
 
-LASTING_TASKS = ("image-snapshot", "image-backup", "resize-prep", "revert-prep")
+LASTING_TASKS = ("image-snapshot", "image-backup", "migrating", "resize-prep", "revert-prep")
 """Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
 
 KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment", "backend")
@@ -163,7 +163,10 @@ class Reporter:
                 writer.update("disks", disk["id"], state="built")
         elif report.result == "failed":
             server = writer.get("servers", disk["server_id"])
-            self._server_failed(writer, server, _fault(report))
+            if server["host_id"] == self.host_id:
+                self._server_failed(writer, server, _fault(report))
+            else:  # it was to come here, and is as well as ever where it is
+                self._failed(writer, report, server["id"], server["name"])
 
     def _not_removed(self, writer: Writer, report: Report) -> None:
         """A deleted domain or disk that could not be destroyed."""

@@ -8,6 +8,7 @@ JSON. Sizes and limits carry their unit in the name.
 from stackctl.state.schema_backends import BACKENDS
 from stackctl.state.schema_images import IMAGES
 from stackctl.state.schema_lifecycle import LIFECYCLE
+from stackctl.state.schema_live import LIVE_MIGRATION
 from stackctl.state.schema_moving import MOVING
 from stackctl.state.schema_networking import NETWORKING
 from stackctl.state.schema_placing import PLACING
@@ -410,6 +411,7 @@ MIGRATIONS: tuple[str, ...] = (
     LIFECYCLE,
     VOLUMES,
     MOVING,
+    LIVE_MIGRATION,
     BACKENDS,
 )
 """Script n brings a file from user_version n to n + 1."""

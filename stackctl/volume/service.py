@@ -105,7 +105,7 @@ def extend_volume(context: Context, word: str, size_gb: int) -> Done[Volume]:
                 f"New size for extend must be greater than current size. (current: "
                 f"{volume['size_gb']}, extended: {size_gb})."
             )
-        _refuse_saved(writer, volume, "grow")
+        _refuse_busy(writer, volume, "grow")
         quota.require(writer, context.project_id, "gigabytes", more_gb)
         room.require_room(writer, volume, more_gb)
         volume = keeping.with_able_keeper(writer, volume)
@@ -245,7 +245,7 @@ def copyable(context: Context, reader: Writer, word: str) -> Row:
     """A volume that has something to copy."""
     volume = own_volume(context, reader, word)
     states.require(reader, volume, "copy")
-    _refuse_saved(reader, volume, "be copied")
+    _refuse_busy(reader, volume, "be copied")
     if volume["host_id"] is None:
         raise Conflict(
             f"Volume {volume['name']} has no file yet: nothing was written to it that could be "
@@ -313,11 +313,18 @@ def _image(context: Context, reader: Reader, word: str, size_gb: int) -> Row:
     return image
 
 
-def _refuse_saved(reader: Reader, volume: Row, what: str) -> None:
-    """Memory that was saved remembers its disks as they were, and holds what belongs on them."""
+def _refuse_busy(reader: Reader, volume: Row, what: str) -> None:
+    """Memory that was saved remembers its disks as they were, and holds what belongs on them; a
+    server on its way leaves its volumes to another host."""
     if volume["server_id"] is None:
         return
     server = reader.get("servers", volume["server_id"])
+    if server["task_state"] is not None and keeping.is_shared(reader, volume):
+        raise Conflict(
+            f"Volume {volume['name']} belongs to server {server['name']}, which is in task_state "
+            f"{server['task_state']}: it cannot {what} until that is over. Nothing was changed.",
+            hint=f"stackctl show {server['name']}",
+        )
     if server["vm_state"] == "suspended":
         raise Conflict(
             f"Volume {volume['name']} belongs to server {server['name']}, whose memory is saved: "

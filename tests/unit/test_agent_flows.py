@@ -70,6 +70,11 @@ def moving_spec() -> HostSpec:
     return replace(spec, networks=(spec.networks[0], private))
 
 
+def arriving_spec() -> HostSpec:
+    """A guest is on its way to this host: what is for it goes to the other one, too."""
+    return net.with_port(net.host_spec(1), HEAD.id, role="incoming")
+
+
 def open_spec() -> HostSpec:
     """Ports with security off, and ports that are down."""
     spec = net.with_port(net.host_spec(1), HEAD.id, port_security=False)
@@ -80,6 +85,7 @@ CASES = {
     "two-networks": net.host_spec,
     "flat": lambda _: flat_spec(),
     "moving": lambda _: moving_spec(),
+    "arriving": lambda _: arriving_spec(),
     "open-and-down": lambda _: open_spec(),
 }
 

@@ -3,9 +3,17 @@
 import pytest
 
 from stackctl.compute.attachments import attach_volume, detach_volume
+from stackctl.compute.live_migration import live_migrate
 from stackctl.compute.migrating import migrate
 from stackctl.compute.resizing import confirm, revert
-from stackctl.errors import Conflict, HostUnreachable, NoCapacity, PartlyDone, StackctlError
+from stackctl.errors import (
+    Conflict,
+    HostUnreachable,
+    NoCapacity,
+    PartlyDone,
+    ResourceFailed,
+    StackctlError,
+)
 from stackctl.operation import recover
 from stackctl.state import write
 from stackctl.volume.service import extend_volume, show_volume
@@ -102,3 +110,42 @@ def test_it_goes_only_where_its_volumes_can_be(nas):
     with pytest.raises(NoCapacity, match="does not have volume type nas"):
         migrate(nas.context, "disk", "h2")
     assert places(nas) == ("h1", "h1", "h1")
+
+
+def test_a_server_on_shared_volumes_goes_on_elsewhere_while_it_runs(nas):
+    live_migrate(nas.context, "disk", "h2").check()
+    assert places(nas) == ("h2", "h2", "h2")
+    assert nas.servers() == {"disk": "ACTIVE"}
+    nas.converge(everything=True).check()
+    assert list(nas.fleet.domains().values()) == ["h2"]
+    assert len(together(nas)) == 2
+    live_migrate(nas.context, "disk", "h1").check()
+    assert places(nas) == ("h1", "h1", "h1")
+
+
+def test_both_hosts_have_its_volumes_meanwhile_and_neither_makes_any(nas):
+    live_migrate(nas.context, "disk", "h2").check()
+    before = [spec for spec in nas.fleet.specs if spec.servers and spec.servers[0].moving]
+    assert {spec.host_id for spec in before} == {nas.host(name)["id"] for name in ("h1", "h2")}
+    for spec in before:
+        assert len(spec.volumes) == len(spec.servers[0].volumes) == 2
+        assert not any(volume.build for volume in spec.volumes)
+
+
+def test_one_that_does_not_get_there_runs_on_with_its_volumes(nas):
+    volume = show_volume(nas.context, "data").id
+    nas.trouble("h2", fail={volume: "Input/output error"})
+    with pytest.raises(ResourceFailed, match=r"Input/output error. Server disk stays on host h1"):
+        live_migrate(nas.context, "disk", "h2").check()
+    nas.trouble("h2")
+    nas.converge(everything=True).check()
+    assert places(nas) == ("h1", "h1", "h1")
+    assert nas.servers() == {"disk": "ACTIVE"}
+    detach_volume(nas.context, "disk", "data").check()
+
+
+def test_a_volume_does_not_grow_while_its_server_is_on_its_way(nas):
+    with write(nas.cloud) as writer:
+        writer.run("UPDATE servers SET task_state = 'migrating'")
+    with pytest.raises(Conflict, match="in task_state migrating: it cannot grow until that is"):
+        extend_volume(nas.context, "data", 9)
