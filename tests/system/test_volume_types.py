@@ -11,6 +11,7 @@ import pytest
 from stackctl.identity.context import admin_context
 from stackctl.image.service import create_image, list_images
 from stackctl.image.types import NewImage
+from tests.engines import eventually
 from tests.fleet import Fleet
 from tests.system.shares import EXPORT, NfsServer, bind
 from tests.system.test_interfaces import releasing_image
@@ -143,7 +144,7 @@ def test_a_volume_lives_in_a_place_that_hosts_share(world: Fleet, place: Place) 
     assert len(place.files()) == 4 + len(place.claim)
 
 
-def test_a_server_boots_from_a_volume_of_an_nfs_server_on_one_host_and_on_the_other(
+def test_a_server_on_nfs_goes_from_host_to_host_with_its_data(
     world: Fleet, guest: Guest, nfs: NfsServer
 ) -> None:
     world.run("volume-type-create", "nas", "--nfs", f"{nfs.address}:{EXPORT}")
@@ -151,13 +152,41 @@ def test_a_server_boots_from_a_volume_of_an_nfs_server_on_one_host_and_on_the_ot
     image = ("--image", "volume-guest", "--size", "1")
     world.run("volume-create", "root", *image, "--type", "nas")
     world.run("boot", "first", "--boot-volume", "root", *words, "--host", "host1")
-    guest("first", "echo kept > /root/kept; sync")
+    guest("first", "echo kept > /root/kept; sync; echo alive > /run/memory")
+
+    # While it runs: its memory goes, its disk is there already.
+    world.run("live-migrate", "first", "host2")
+    assert (world.servers()["first"]["Host"], volume(world, "root")["Cared for by"]) == (
+        "host2",
+        "host2",
+    )
+    assert guest("first", "cat /run/memory").strip() == "alive"
+    guest("first", "cat /root/kept > /root/again; sync")
+    world.check_at_rest()
+
+    # Switched off, and on again.
+    world.run("migrate", "first", "--host", "host1")
+    world.run("resize-confirm", "first")
+    assert world.servers()["first"]["Host"] == "host1"
+    eventually(lambda: answers(world, guest, "first"), "the guest, booted again", seconds=90)
+    assert guest("first", "cat /root/again").strip() == "kept"
+    world.check_at_rest()
+
+    # And as another server.
     world.run("delete", "--yes", "first")
     world.run("boot", "second", "--boot-volume", "root", *words, "--host", "host2")
-    assert guest("second", "cat /root/kept").strip() == "kept"
+    assert guest("second", "cat /root/again").strip() == "kept"
     delete_everything(world)
     world.run("volume-type-delete", "nas")
     world.check_at_rest()
+
+
+def answers(fleet: Fleet, guest: Guest, name: str) -> bool:
+    """Whether somebody can log in."""
+    try:
+        return guest(name, "echo yes").strip() == "yes"
+    except AssertionError:
+        return False
 
 
 def test_a_place_that_a_host_does_not_have_gets_no_servers_there(
