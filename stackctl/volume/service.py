@@ -9,8 +9,8 @@ from stackctl.identity import quota
 from stackctl.identity.context import Context, find_own
 from stackctl.image.service import usable_image
 from stackctl.names import checked_name, refuse_control_characters
+from stackctl.operation import Done, Operation
 from stackctl.operation import volume_keepers as keeping
-from stackctl.operation.outcome import Done
 from stackctl.operation.resource import as_it_became, change_one
 from stackctl.state import Reader, Row, Writer, new_id, now, read
 from stackctl.volume import backends, room, states
@@ -30,7 +30,8 @@ _NAME_INDEX = "(project_id, name) WHERE deleted_at IS NULL"
 
 
 def create_volume(context: Context, wanted: NewVolume) -> Done[Volume]:
-    """Make a volume; on a host at once when one is named, else when a server first needs it.
+    """Make a volume; on a host at once when one is named, else when a server first needs it. One of
+    a shared type is made at once, by the next host if the first one is not reached.
 
     Conflict: the name is taken, the image does not fit. NoCapacity: the host has no room.
     """
@@ -47,8 +48,45 @@ def create_volume(context: Context, wanted: NewVolume) -> Done[Volume]:
         writer.change.volumes.add(row["id"])
         return volume_from(writer, writer.get("volumes", row["id"]))
 
-    done = change_one(context, "create", NOUN, wanted.name, asdict(wanted), work, volume_from)
+    def see_to_it(operation: Operation, made: Volume) -> None:
+        free = wanted.host is None and wanted.source is None and wanted.snapshot is None
+        tried: set[str] = set()
+        while (
+            _is_unheard(operation, made)
+            and free
+            and operation.transact(lambda writer: _by_another(operation, writer, made, tried))
+        ):
+            pass
+
+    done = change_one(
+        context, "create", NOUN, wanted.name, asdict(wanted), work, volume_from, see_to_it
+    )
     return as_it_became(context, done, NOUN, volume_from)
+
+
+def _is_unheard(operation: Operation, volume: Volume) -> bool:
+    """Converge; whether the host that is to make a shared volume did not get to know of it."""
+    lost = {each.host_id for each in operation.converge() if each.error and not each.sent}
+    if not lost or not volume.shared or operation.context.dry_run:
+        return False
+    with read(operation.context.cloud) as reader:
+        return reader.get("volumes", volume.id)["host_id"] in lost
+
+
+def _by_another(operation: Operation, writer: Writer, volume: Volume, tried: set[str]) -> bool:
+    """Give a volume of which its host has not heard, from nobody, to the next one."""
+    row = writer.get("volumes", volume.id)
+    if operation.is_known_to(writer, row["host_id"]):
+        return False
+    tried.add(row["host_id"])
+    able = keeping.able_hosts(writer, row["type_id"])
+    others = [each["id"] for each in able if each["id"] not in tried]
+    if not others:
+        return False
+    operation.work_around(row["host_id"])
+    writer.update("volumes", row["id"], host_id=others[0], version=row["version"] + 1)
+    writer.change.volumes.add(row["id"])
+    return True
 
 
 def list_volumes(context: Context) -> list[Volume]:

@@ -157,6 +157,37 @@ def test_a_shared_volume_is_made_at_once_by_one_host(nas):
     assert [len(last_spec(nas, name).volumes) for name in ("h1", "h2")] == [1, 0]
 
 
+def test_another_host_makes_it_when_the_first_is_not_reached(nas):
+    nas.trouble("h1", unreachable=True)
+    done = create(nas)
+    done.check()
+    assert (done.value.status, done.value.keeper) == ("available", "h2")
+    assert "does not answer. Trying other hosts." in nas.warnings[-1]
+    nas.trouble("h1")
+    nas.converge(everything=True).check()
+    assert len(together(nas)) == 1
+    nas.trouble("h1", lose="after")
+    nas.trouble("h2", unreachable=True)
+    with pytest.raises(PartlyDone):
+        create(nas, "more").check()
+    assert shown(nas, "more").keeper == "h1"
+    nas.trouble("h1")
+    nas.trouble("h2")
+    nas.converge().check()
+    assert shown(nas, "more").status == "available"
+
+
+def test_no_host_that_is_reached_makes_none(nas):
+    for name in ("h1", "h2"):
+        nas.trouble(name, unreachable=True)
+    with pytest.raises(PartlyDone):
+        create(nas).check()
+    for name in ("h1", "h2"):
+        nas.trouble(name)
+    nas.converge(everything=True).check()
+    assert (shown(nas).status, len(together(nas))) == ("available", 1)
+
+
 def test_it_goes_to_servers_of_any_host(nas):
     nas.booted("one", host="h1")
     nas.booted("two", host="h2")
