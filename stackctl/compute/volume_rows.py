@@ -72,6 +72,8 @@ def be_root(writer: Writer, volume: Row, server: Row) -> None:
 def let_go(writer: Writer, server: Row) -> None:
     """The volumes of a server that is deleted: free when its domain is gone, or deleted with it."""
     for volume in of_server(writer, server["id"]):
+        if volume["host_id"] is not None:
+            volume = keeping.past_the_fence(writer, volume)
         if volume["delete_on_termination"]:
             service.bury(writer, volume)
         else:

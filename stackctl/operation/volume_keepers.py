@@ -137,11 +137,25 @@ def _leave_volumes(writer: Writer, host_id: str) -> set[str]:
         where = "host_id = ? AND type_id IS NOT NULL AND deleted_at IS NULL"
         for row in writer.all(f"SELECT * FROM {table} WHERE {where}", host_id):
             other = _other(writer, row["type_id"], host_id)
-            free = row.get("server_id") is None and may_move(writer, row)
+            free = not _is_in_use(writer, row) and may_move(writer, row)
             if other is not None and free:
                 _hand_over(writer, row, other, table)
                 others.add(other)
     return others
+
+
+def _is_in_use(reader: Reader, row: Row) -> bool:
+    """Whether a server has it that was not deleted."""
+    id_ = row.get("server_id")
+    return id_ is not None and reader.get("servers", id_)["deleted_at"] is None
+
+
+def past_the_fence(writer: Writer, row: Row) -> Row:
+    """A volume whose server goes away: if its host is off, another one says that it is free."""
+    if not writer.get("hosts", row["host_id"])["fenced"] or not may_move(writer, row):
+        return row
+    other = _other(writer, row["type_id"], row["host_id"])
+    return row if other is None else _hand_over(writer, row, other, "volumes")
 
 
 def _leave_tombstones(writer: Writer, host_id: str) -> set[str]:

@@ -75,11 +75,16 @@ class NfsServer:
         found = self._inside("find", "/srv/nfs", "-type", "f", "-printf", "%P\\n").stdout
         return sorted(found.split())
 
+    def start(self) -> None:
+        """Serve again after an end."""
+        self._serve()
+
     def close(self) -> None:
         """End what was started."""
         for name, process in reversed(self._started):
             self._inside("sh", "-c", f"kill $(cat /run/lab-{name}.pid)", check=False)
             process.wait(30)
+        self._started.clear()
 
     def _services(self) -> str:
         return self._inside("rpcinfo", "-p", "127.0.0.1", check=False).stdout

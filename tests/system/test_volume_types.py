@@ -15,7 +15,15 @@ from tests.engines import eventually
 from tests.fleet import Fleet
 from tests.system.shares import EXPORT, NfsServer, bind
 from tests.system.test_interfaces import releasing_image
-from tests.system.test_volumes import Guest, delete_everything, guest, volume, world
+from tests.system.test_volumes import (
+    MAX_POINTS,
+    Guest,
+    delete_everything,
+    guest,
+    killed,
+    volume,
+    world,
+)
 
 __all__ = ["guest", "world"]
 
@@ -207,4 +215,50 @@ def test_a_place_that_a_host_does_not_have_gets_no_servers_there(
     assert world.servers()["vm"]["Host"] == "host2"
     delete_everything(world)
     world.run("volume-type-delete", "half")
+    world.check_at_rest()
+
+
+@pytest.mark.slow
+def test_volumes_are_made_once_and_whole_though_agents_die_at_any_point(
+    world: Fleet, place: Place
+) -> None:
+    for at in range(1, MAX_POINTS):
+        words = ("--size", "1", "--image", "releasing", "--type", place.name, "--host", "host1")
+        dead = killed(world, at, "volume-create", "data", *words)
+        id_ = volume(world)["ID"]
+        assert [name for name in place.files() if id_ not in name] == list(place.claim)
+        assert len(place.files()) == 1 + len(place.claim)
+        qemu_io(world, "host2", place, id_, "read 0 1M")
+        world.check_at_rest()
+        dead += killed(world, at, "volume-delete", "--yes", "data")
+        assert place.files() == list(place.claim)
+        if dead == 0:
+            assert at > 3
+            return
+    raise AssertionError("the points never end")
+
+
+@pytest.mark.slow
+def test_a_server_of_files_that_is_down_is_told_and_waited_for_by_nobody(
+    world: Fleet, nfs: NfsServer
+) -> None:
+    world.run("volume-type-create", "nas", "--nfs", f"{nfs.address}:{EXPORT}")
+    world.run("volume-create", "kept", "--size", "1", "--type", "nas", "--host", "host1")
+    nfs.close()
+    try:
+        done = world.run("volume-create", "data", "--size", "1", "--type", "nas", exit=30)
+        assert "not tried: " in done.err
+        assert volume(world)["Status"] == "error"
+        # Nobody else is kept from anything.
+        world.boot("vm", "--host", "host2")
+        world.run("volume-attach", "vm", "kept", exit=4)
+    finally:
+        nfs.start()
+    world.run("converge", "--all")
+    assert [volume(world, name)["Status"] for name in ("kept", "data")] == ["available", "error"]
+    world.run("volume-retry", "data")
+    world.run("volume-attach", "vm", "data")
+    assert volume(world)["Status"] == "in-use"
+    delete_everything(world)
+    world.run("volume-type-delete", "nas")
     world.check_at_rest()

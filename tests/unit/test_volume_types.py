@@ -275,6 +275,26 @@ def test_what_waits_on_a_fenced_host_is_done_by_another(nas):
         create(nas, "there", host="h1")
 
 
+@pytest.mark.parametrize("order", ["fence first", "delete first"])
+def test_the_volumes_of_a_server_that_is_deleted_are_free_though_its_host_is_off(nas, order):
+    nas.booted("one", host="h1")
+    create(nas).check()
+    create(nas, "scratch").check()
+    attach_volume(nas.context, "one", "data").check()
+    attach_volume(nas.context, "one", "scratch", delete_on_termination=True).check()
+    nas.trouble("h1", unreachable=True)
+    if order == "fence first":
+        fence_host(nas.context, "h1")
+    with pytest.raises(PartlyDone):
+        servers.delete_servers(nas.context, ["one"]).check()
+    if order == "delete first":
+        assert shown(nas).status == "detaching"
+        fence_host(nas.context, "h1")
+    nas.converge("h2").check()
+    assert (shown(nas).status, shown(nas).keeper) == ("available", "h2")
+    assert together(nas) == [shown(nas).id]
+
+
 def test_a_host_leaves_its_shared_volumes_to_others(nas):
     create(nas, host="h2").check()
     create(nas, "own", type="local", host="h2").check()
