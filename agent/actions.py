@@ -161,6 +161,7 @@ _ACTIONS: dict[str, Action] = {
     "list-images": prune.list_images,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
+    "share-disk": lazily("agent.peers", "share_disk"),
     "share-image": lazily("agent.peers", "share_image"),
     "trace-flow": tracing.trace_flow,
     "trace-router": tracing.trace_router,

@@ -7,17 +7,21 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from agent import actions, facts, killpoint, restore, wire
 from agent.channel import Channel, ChannelLost
 from agent.converge import Convergence, Reporter
+from agent.disk_copies import Copier
 from agent.faults import StepFailed, fault_of
 from agent.images import Fetcher, Offer
 from agent.resources.base import Host
 from agent.resources.registry import KINDS
-from agent.spec import SPEC_FORMAT, HostSpec, Image, SpecError, from_plain
+from agent.spec import SPEC_FORMAT, Disk, HostSpec, Image, SpecError, from_plain
 from agent.store import Refused, Store, boot_id
+
+if TYPE_CHECKING:
+    from agent.peers import Peer
 
 MODES = ("converge", "observe", "act")
 DEFAULT_LOCK_TIMEOUT_S = 30.0
@@ -27,7 +31,8 @@ DEFAULT_LOCK_TIMEOUT_S = 30.0
 class Opening:
     """What the controller wants: the fields of ``open``.
 
-    ``claim``: this cloud may claim a host that nobody has; ``kill_at``: see killpoint.
+    ``copies``: disks to be made of disks that other hosts have; ``claim``: this cloud may claim a
+    host that nobody has; ``kill_at``: see killpoint.
     """
 
     cloud_id: str
@@ -35,6 +40,7 @@ class Opening:
     mode: str
     claim: bool = False
     images: tuple[Image, ...] = ()
+    copies: tuple[Disk, ...] = ()
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
     kill_at: int = 0
 
@@ -68,6 +74,7 @@ class Exchange:
     def __init__(self, channel: Channel, data: Path) -> None:
         self._channel, self._store = channel, Store(data)
         self._fetcher = Fetcher(data, channel.send, self._offered, channel.check)
+        self._copier = Copier(data, channel.send, self._peer_of, channel.check)
 
     def run(self) -> None:
         """Everything from ``open`` to ``bye``."""
@@ -120,6 +127,7 @@ class Exchange:
         observing = opening.mode == "observe"
         if not observing:
             self._fetcher.prepare(opening.images)
+            self._copier.prepare(opening.copies)
         with self._store.lock(opening.lock_timeout_s):
             self._hello()
             spec = self._receive_spec(opening, observing)
@@ -148,6 +156,7 @@ class Exchange:
             blob=self._store.blob,
             observing=observing,
             fetch_image=self._fetcher.fetch,
+            fetch_disk=self._copier.fetch,
         )
         reporter = Reporter(self._channel.send)
         Convergence(host, spec, reporter, self._channel.check).run(KINDS)
@@ -201,6 +210,18 @@ class Exchange:
             return Offer(peers.fetch(peer, image.sha256), from_peer=True)
         _, size_bytes = self._checked_blob(message, [image.sha256])
         return Offer(self._drained(size_bytes))
+
+    def _peer_of(self, disk: Disk) -> Peer:
+        """Who has what a disk is to be a copy of, as the controller says."""
+        from agent import peers
+
+        self._channel.send({"type": "want", "disk": disk.source_id})
+        message = self._expect("peer")
+        if message.get("disk") != disk.source_id:
+            raise Refused("protocol", "a peer that nobody asked for")
+        if "error" in message:
+            raise StepFailed(str(message["error"]))
+        return from_plain(peers.Peer, message["peer"])
 
     def _drained(self, size_bytes: int) -> Generator[bytes, None, None]:
         pieces = self._pieces(size_bytes)

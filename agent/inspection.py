@@ -35,10 +35,11 @@ _OFFSET_MASK = 0x00FFFFFFFFFFFE00
 _COMPRESSED = 1 << 62
 
 _EXTENSION_END = 0
+_BACKING_FORMAT = 0xE2792ACA
 _EXTENSIONS_ALLOWED = {0x6803F857: "feature names", 0x23852875: "bitmaps"}
 _EXTENSIONS_REFUSED = {
     0x44415441: "names an external data file",
-    0xE2792ACA: "names a backing format",
+    _BACKING_FORMAT: "names a backing format",
     0x0537BE77: "is encrypted",
 }
 
@@ -118,6 +119,23 @@ def inspect(
         return _inspect_qcow2(stream, actual)
 
 
+def inspect_overlay(
+    source: Union[str, os.PathLike[str], BinaryIO], size_bytes: int, base: Optional[str]
+) -> Inspection:
+    """The same for the qcow2 of a disk, which names one backing file: the image ``base``.
+
+    Only the last part of its name is looked at: where images lie is this host's business.
+    """
+    with _opened(source) as stream:
+        actual = stream.seek(0, os.SEEK_END)
+        if actual != size_bytes:
+            raise UnsafeImage(f"the file has {actual} bytes, {size_bytes} were announced")
+        found = backing_file(stream)
+        if (found or "").rpartition("/")[2] != (base or ""):
+            raise UnsafeImage(f"it names the backing file {found}, not {base}")
+        return _inspect_qcow2(stream, actual, overlay=base is not None)
+
+
 def backing_file(source: Union[str, os.PathLike[str], BinaryIO]) -> Optional[str]:
     """The backing file that a disk's own header names; None for none, or for a raw disk."""
     with _opened(source) as stream:
@@ -160,13 +178,13 @@ def _has_partitions(head: bytes) -> bool:
     return head[510:512] == b"\x55\xaa" or head[512:520] == b"EFI PART"
 
 
-def _inspect_qcow2(stream: BinaryIO, file_bytes: int) -> Inspection:
+def _inspect_qcow2(stream: BinaryIO, file_bytes: int, overlay: bool = False) -> Inspection:
     magic = _read(stream, 0, 4)
     if magic != _QCOW2_MAGIC:
         raise UnsafeImage(f"declared qcow2, but it begins with {magic!r}")
     header = _parse_header(stream)
-    _check_header(header)
-    _check_extensions(stream, header)
+    _check_header(header, overlay)
+    _check_extensions(stream, header, overlay)
     _check_tables(stream, header, file_bytes)
     return Inspection("qcow2", header.size)
 
@@ -188,8 +206,8 @@ def _parse_header(stream: BinaryIO) -> _Header:
     return _Header(*values)
 
 
-def _check_header(header: _Header) -> None:
-    if header.backing_offset or header.backing_size:
+def _check_header(header: _Header, overlay: bool) -> None:
+    if not overlay and (header.backing_offset or header.backing_size):
         raise UnsafeImage("it names a backing file")
     if header.crypt_method:
         raise UnsafeImage("it is encrypted")
@@ -218,15 +236,15 @@ def _check_features(header: _Header) -> None:
         raise UnsafeImage(f"its compression type is {header.compression}")
 
 
-def _check_extensions(stream: BinaryIO, header: _Header) -> None:
+def _check_extensions(stream: BinaryIO, header: _Header, overlay: bool) -> None:
     position = header.length
     while position + 8 <= header.cluster_bytes:
         kind, length = struct.unpack(">II", _read_all(stream, position, 8))
         if kind == _EXTENSION_END:
             return
-        if kind in _EXTENSIONS_REFUSED:
+        if kind in _EXTENSIONS_REFUSED and not (overlay and kind == _BACKING_FORMAT):
             raise UnsafeImage(f"it {_EXTENSIONS_REFUSED[kind]}")
-        if kind not in _EXTENSIONS_ALLOWED:
+        if kind not in _EXTENSIONS_ALLOWED and kind != _BACKING_FORMAT:
             raise UnsafeImage(f"it has an unknown header extension {kind:#010x}")
         position += 8 + (length + 7) // 8 * 8
         if position > header.cluster_bytes:

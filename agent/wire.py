@@ -18,15 +18,17 @@ the payload. Every JSON frame is an object with a ``type``. One exchange, on one
     bye                                 ->   the agent leaves
 
 ``hello`` has in ``lacking`` why images of ``open`` could not be fetched, by SHA-256. A ``blob``
-with ``error`` instead of a size says that the controller cannot send it: only what needs it
-fails. One with ``peer`` (address, port, token, certificate) says which host has the image; an
-agent that cannot get it there says ``want`` again, with ``why``. A ``step`` tells what is about
-to change (kind, id, result, why), how far an image is (done_bytes, total_bytes), or how far a
-server is on its way to another host (memory_bytes, memory_total, disk_bytes, disk_total); it may
-come before hello. After the ``result`` of the action ``relay`` or ``console``, bytes frames are the
-relay's, both ways; an empty one ends a direction, and the agent's ends it. The action ``snapshot``
-sends a file: ``stream {id, size_bytes}``, bytes frames of that size together, then its ``result``;
-no other action sends bytes meanwhile. Actions run side by side.
+with ``error`` instead of a size says that the controller cannot send it: only what needs it fails.
+One with ``peer`` (address, port, token, certificate) says which host has the image; an agent that
+cannot get it there says ``want`` again, with ``why``. ``want {disk}`` asks who has the disk that
+one here is to be a copy of (``open`` names those in ``copies``); the answer is ``peer {disk,
+peer}``, or one with ``error``. A ``step`` tells what is about to change (kind, id, result, why),
+how far an image or a copy is (done_bytes, total_bytes), or how far a server is on its way to
+another host (memory_bytes, memory_total, disk_bytes, disk_total); it may come before hello. After
+the ``result`` of the action ``relay`` or ``console``, bytes frames are the relay's, both ways; an
+empty one ends a direction, and the agent's ends it. The action ``snapshot`` sends a file: ``stream
+{id, size_bytes}``, bytes frames of that size together, then its ``result``; no other action sends
+bytes meanwhile. Actions run side by side.
 
 Both sides send ``ping`` every PING_INTERVAL_S while they have nothing else to say. An agent that
 heard nothing for SILENCE_LIMIT_S finishes the resource in hand and leaves. ``error`` from the

@@ -68,7 +68,15 @@ class FakeFleet:
         self._lock = threading.Lock()
 
     def open_session(
-        self, target, opening, *, open_image=None, progress=None, on_step=None, peer=None
+        self,
+        target,
+        opening,
+        *,
+        open_image=None,
+        progress=None,
+        on_step=None,
+        peer=None,
+        disk_peer=None,
     ):
         """Begin an exchange, or raise what the trouble of this host says."""
         if self.before_open is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Protocol
 
-from agent.spec import HostSpec, Image
+from agent.spec import Disk, HostSpec, Image
 from agent.wire import Fault
 
 DATA_FOLDER = Path("/var/lib/stackctl/host")
@@ -51,7 +51,8 @@ class Host:
     ``blob`` returns the content behind a SHA-256 that the controller was asked for. ``failed``
     holds (kind, id) of steps that failed in this convergence: what depends on them is not tried.
     ``observing`` is set when nothing may be changed. ``fetch_image`` brings an image into the
-    cache (None where there is no controller to ask). ``seen`` keeps observations that several
+    cache, ``fetch_disk`` the disk of another host beside the disks (None where there is no
+    controller to ask). ``seen`` keeps observations that several
     kinds share; whoever changes an engine drops its entry.
     """
 
@@ -62,6 +63,7 @@ class Host:
     failed: set[tuple[str, str]] = field(default_factory=set)
     observing: bool = False
     fetch_image: Optional[Callable[[Image], None]] = None
+    fetch_disk: Optional[Callable[[Disk], None]] = None
     seen: dict[str, Any] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from agent import images, killpoint, layout
+from agent import disk_copies, images, inspection, killpoint, layout
 from agent.faults import StepFailed
 from agent.resources import domain_power, nic
 from agent.resources.base import Host, Step
@@ -57,6 +57,8 @@ class DiskKind:
         paths = _files(host, tombstone.id)
 
         def remove() -> None:
+            for disk_format in FORMATS:
+                disk_copies.discard(layout.disk(host.data, tombstone.id, disk_format))
             for path in paths:
                 files.remove(path)
 
@@ -85,12 +87,15 @@ class DiskKind:
             return self._step(disk, "failed", Fault(f"not tried: image {disk.image_id} failed"))
 
         def make() -> None:
+            if disk.source_host_id is not None:
+                take_over(host, spec, disk)
+                return
             if disk.source_id is not None and server is not None:
                 host.seen.pop(nic.RUNNING, None)
                 _stop_for_copy(server)
             build(host.data, spec, disk)
 
-        why = "not built yet"
+        why = "not built yet" if disk.source_host_id is None else "on another host"
         return Step(self.name, disk.id, "made", disk.version, why=why, apply=make, parallel=True)
 
     def _step(self, disk: Disk, result: str, fault: Optional[Fault] = None) -> Step:
@@ -151,6 +156,28 @@ def build(data: Path, spec: HostSpec, disk: Disk) -> None:
         part.path.unlink(missing_ok=True)
 
 
+def take_over(host: Host, spec: HostSpec, disk: Disk) -> None:
+    """Make the file of a disk of what another host has, complete or not at all."""
+    path = layout.disk(host.data, disk.id, disk.format)
+    base = base_of(host.data, spec, disk)
+    if host.fetch_disk is None:
+        raise StepFailed(f"disk {disk.source_id} is on another host")
+    host.fetch_disk(disk)
+    copy = ImageFile(disk_copies.received(path), disk.format)
+    try:
+        disk_copies.inspect(copy.path, disk.format, base.path.name if base else None)
+        if base is not None and inspection.backing_file(copy.path) != str(base.path):
+            qemu_img.rebase(copy, base)
+        if inspection.virtual_size_bytes(copy.path, disk.format) < disk.size_bytes:
+            qemu_img.resize(copy, disk.size_bytes)
+        files.sync_path(copy.path)
+    except (StepFailed, inspection.UnsafeImage):
+        files.remove(copy.path)
+        raise
+    killpoint.reached(f"disk {disk.id} written")
+    files.publish(copy.path, path)
+
+
 def base_of(data: Path, spec: HostSpec, disk: Disk) -> Optional[ImageFile]:
     """The cached image that a disk is made from; StepFailed when it does not fit."""
     if disk.image_id is None:
@@ -209,9 +236,13 @@ def _files(host: Host, disk_id: str) -> list[Path]:
     return [
         path
         for disk_format in FORMATS
-        for path in _with_part(layout.disk(host.data, disk_id, disk_format))
+        for path in _all_of(layout.disk(host.data, disk_id, disk_format))
         if path.exists()
     ]
+
+
+def _all_of(path: Path) -> tuple[Path, ...]:
+    return (*_with_part(path), disk_copies.received(path), disk_copies.unfinished(path))
 
 
 def _with_part(path: Path) -> tuple[Path, Path]:

@@ -75,6 +75,12 @@ def has_driver(name: str) -> bool:
     return name in words.partition("Supported formats:")[2].split()
 
 
+def rebase(target: ImageFile, base: ImageFile) -> None:
+    """Have a disk name ``base`` as what lies under it; the content there must be the same."""
+    names = ["-u", "-f", target.format, "-b", str(base.path), "-F", base.format]
+    _run("rebase", names, target, [])
+
+
 def _run(
     verb: str,
     formats: Sequence[str],

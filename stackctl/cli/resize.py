@@ -21,20 +21,27 @@ if TYPE_CHECKING:
 @changes
 @shows(SHOW)
 @click.option("--flavor", "option", type=words.FLAVOR, help="The flavor (or as second word).")
+@click.option("--host", type=words.HOST, help="On this host; else on its own, if that has room.")
 @click.argument("server", type=words.SERVER)
 @click.argument("flavor", required=False, type=words.FLAVOR)
 def resize(
-    context: Context, output: Output, option: str | None, server: str, flavor: str | None
+    context: Context,
+    output: Output,
+    option: str | None,
+    host: str | None,
+    server: str,
+    flavor: str | None,
 ) -> None:
-    """Give a server another flavor, on its host: it is shut down and started with larger copies.
+    """Give a server another flavor: it is shut down and started with larger copies of its disks.
 
-    Then it waits (VERIFY_RESIZE) for resize-confirm or resize-revert.
+    Without room on its host it goes to another one. Then it waits (VERIFY_RESIZE) for
+    resize-confirm or resize-revert.
     """
     from stackctl.compute import resizing
 
     if (flavor is None) == (option is None):
         raise UsageError("Give the flavor once: stackctl resize SERVER FLAVOR.")
-    _end(context, output, resizing.resize(context, server, flavor or option or ""))
+    _end(context, output, resizing.resize(context, server, flavor or option or "", host))
 
 
 @command("resize-confirm")

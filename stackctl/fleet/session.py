@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import IO, Any, BinaryIO
 
@@ -29,6 +29,7 @@ _SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
 OpenImage = Callable[[str], BinaryIO]
 OfferPeer = Callable[[str, bool], Peer | None]
+OfferDisk = Callable[[str, str], Peer]
 
 
 def _no_file(sha256: str) -> BinaryIO:
@@ -37,6 +38,10 @@ def _no_file(sha256: str) -> BinaryIO:
 
 def _no_peer(sha256: str, failed: bool) -> Peer | None:
     return None
+
+
+def _no_giver(disk_id: str, host_id: str) -> Peer:
+    raise NotFound(f"nobody said how to reach the host of disk {disk_id}")
 
 
 def _ignore(*_: Any) -> None:
@@ -55,8 +60,9 @@ class AgentSession:
         progress: Progress = _ignore,
         on_step: Callable[[dict[str, Any]], None] = _ignore,
         peer: OfferPeer = _no_peer,
+        disk_peer: OfferDisk = _no_giver,
     ) -> None:
-        self._peer = peer
+        self._peer, self._disk_peer = peer, disk_peer
         self.name = channel.name
         self._channel = channel
         self._progress = progress
@@ -73,9 +79,12 @@ class AgentSession:
         self._channel.send(open_message(target, opening))
         self._channel.start_pings()
         allowed = {image.sha256 for image in opening.images}
+        sources = {disk.source_id: disk.source_host_id for disk in opening.copies}
         while True:
             message = self._channel.receive_message("want", "step", "hello")
-            if message["type"] == "want":
+            if message["type"] == "want" and "disk" in message:
+                self._send_giver(message["disk"], sources)
+            elif message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
                     self._send_image(sha256, again="why" in message)
             elif message["type"] == "step":
@@ -97,11 +106,14 @@ class AgentSession:
         allowed = set(_SHA256.findall(frame[5:].decode()))
         # One that was pruned, or became part of the spec, since the exchange began.
         images = {image["sha256"] for image in spec.get("images", ())}
+        sources = {disk["source_id"]: disk["source_host_id"] for disk in spec.get("disks", ())}
         self._channel.spec_sent = True
         self._channel.send_raw(frame)
         while True:
             message = self._channel.receive_message("want", "reports", "step", "done")
-            if message["type"] == "want":
+            if message["type"] == "want" and "disk" in message:
+                self._send_giver(message["disk"], sources)
+            elif message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
                     if sha256 in images:
                         self._send_file(sha256)
@@ -232,6 +244,17 @@ class AgentSession:
         else:
             self._channel.send({"type": "blob", "sha256": sha256, "peer": asdict(peer)})
 
+    def _send_giver(self, disk_id: Any, sources: Mapping[str | None, str | None]) -> None:
+        """Say which other host has the disk that one of this host is to be a copy of."""
+        host_id = sources.get(disk_id) if isinstance(disk_id, str) else None
+        if host_id is None:
+            raise AgentFailed(f"Host {self.name} asks for a disk that is not for it.")
+        answer: dict[str, Any] = {"type": "peer", "disk": disk_id}
+        try:
+            self._channel.send({**answer, "peer": asdict(self._disk_peer(disk_id, host_id))})
+        except StackctlError as error:
+            self._channel.send({**answer, "error": error.message.rstrip(".")})
+
     def _send_file(self, sha256: str) -> None:
         """Send an image; one that cannot be read is said to be missing, others go on."""
         try:
@@ -298,17 +321,21 @@ def open_session(
     progress: Progress = _ignore,
     on_step: Callable[[dict[str, Any]], None] = _ignore,
     peer: OfferPeer = _no_peer,
+    disk_peer: OfferDisk = _no_giver,
 ) -> AgentSession:
     """Connect to a host and begin an exchange with its agent.
 
     ``open_image(sha256)`` opens the content of an image of the opening that the host lacks;
     ``peer(sha256, failed)`` names another host that gives it, if any; ``failed``: the last one
-    was of no use. ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets
+    was of no use; ``disk_peer(disk_id, host_id)`` opens a disk of another host, or says why not.
+    ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets
     the agent's steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or
     AgentFailed.
     """
     channel = start_agent(target, progress)
-    session = AgentSession(channel, progress=progress, on_step=on_step, peer=peer)
+    session = AgentSession(
+        channel, progress=progress, on_step=on_step, peer=peer, disk_peer=disk_peer
+    )
     try:
         session.begin(target, opening, open_image)
     except BaseException:
@@ -326,6 +353,7 @@ def open_message(target: Target, opening: Opening) -> dict[str, Any]:
         "cloud_id": opening.cloud_id,
         "host_id": target.host_id,
         "images": to_plain(opening.images),
+        "copies": to_plain(opening.copies),
         "claim": opening.claim,
         "lock_timeout_s": opening.lock_timeout_s,
         "kill_at": opening.kill_at,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.spec import Image
+from agent.spec import Disk, Image
 from agent.wire import Report
 
 
@@ -53,7 +53,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Peer:
-    """A host that gives an image to another one, and what opens it there."""
+    """A host that gives an image or a disk to another one, and what opens it there."""
 
     address: str
     port: int
@@ -63,7 +63,9 @@ class Peer:
 
 @dataclass(frozen=True)
 class Opening:
-    """How to begin an exchange. ``claim``: the agent may mark an unmarked host as ours.
+    """How to begin an exchange. ``copies``: disks that are to be made of disks which other hosts
+    have; they are brought before the host lock is taken, like images. ``claim``: the agent may mark
+    an unmarked host as ours.
 
     ``kill_at``: tests only; the agent ends itself with SIGKILL at that point.
     """
@@ -71,6 +73,7 @@ class Opening:
     cloud_id: str
     mode: str  # converge, observe or act
     images: tuple[Image, ...] = ()
+    copies: tuple[Disk, ...] = ()
     claim: bool = False
     lock_timeout_s: float = 30.0
     kill_at: int = 0

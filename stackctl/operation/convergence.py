@@ -40,9 +40,9 @@ def converge(
     """Bring hosts up to date. Errors are in the exchanges; peripheral ones are also warned of."""
 
     def work(host: Row, brief: bool, sessions: OpenSessions) -> Exchange:
-        images = one.images_wanted(context, host["id"])
-        kill_at = killpoint.for_agents()
-        opening = one.opening(context, "converge", images, kill_at, claim=_unclaimed(host))
+        images, copies = one.wanted_before(context, host["id"])
+        kill_at, claim = killpoint.for_agents(), _unclaimed(host)
+        opening = one.opening(context, "converge", images, kill_at, copies=copies, claim=claim)
 
         def body(session: Session, exchange: Exchange) -> None:
             one.converge_host(context, session, exchange, operation_id)
@@ -118,8 +118,12 @@ def act_on_each(
 
 
 def _spreading(context: Context) -> Spreading:
+    def host_of(host_id: str) -> Row:
+        with read(context.cloud) as reader:
+            return reader.get("hosts", host_id)
+
     least_mb = context.cloud.config["image_from_hosts_mb"]
-    return Spreading(least_mb, lambda host: acting_session(context, host))
+    return Spreading(least_mb, lambda host: acting_session(context, host), host_of)
 
 
 def _unclaimed(host: Row) -> bool:
@@ -204,6 +208,7 @@ def _session(
             progress=context.watch.progress,
             on_step=on_step or _remembered_by(exchange),
             peer=part.peer,
+            disk_peer=spread.disk,
         )
         part.arrived(session.hello.lacking)
         answered = time.monotonic() - started

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from agent.spec import HostSpec, Image, to_plain
+from agent.spec import Disk, HostSpec, Image, to_plain
 from agent.wire import Report
 from stackctl import killpoint
 from stackctl.errors import HostAhead, StackctlError
@@ -44,10 +44,12 @@ class Exchange:
     planned: list[PlannedStep] = field(default_factory=list)
 
 
-def images_wanted(context: Context, host_id: str) -> tuple[Image, ...]:
-    """Images that the host will need, told before it takes its lock."""
+def wanted_before(context: Context, host_id: str) -> tuple[tuple[Image, ...], tuple[Disk, ...]]:
+    """Images that the host will need, and disks that it will copy from other hosts: told before it
+    takes its lock."""
     with read(context.cloud) as reader:
-        return build_spec(load_snapshot(reader, host_id), 0, "").images
+        spec = build_spec(load_snapshot(reader, host_id), 0, "")
+    return spec.images, tuple(disk for disk in spec.disks if disk.source_host_id is not None)
 
 
 def converge_host(
@@ -144,13 +146,14 @@ def opening(
     images: tuple[Image, ...],
     kill_at: int,
     *,
+    copies: tuple[Disk, ...] = (),
     claim: bool = False,
 ) -> Opening:
     """How to begin an exchange in this cloud; ``claim``: a host that nobody has may become ours."""
     with read(context.cloud) as reader:
         cloud_id = reader.value("SELECT id FROM cloud")
     return Opening(
-        cloud_id, mode, images, claim=claim, lock_timeout_s=LOCK_TIMEOUT_S, kill_at=kill_at
+        cloud_id, mode, images, copies, claim=claim, lock_timeout_s=LOCK_TIMEOUT_S, kill_at=kill_at
     )
 
 

@@ -1,10 +1,10 @@
-"""One image for many hosts: the controller sends it once, hosts give it to one another.
+"""What hosts give to one another: an image that many need, the disk of a server that moves.
 
 The first host that lacks an image gets it from the controller; the others wait and are told which
 host has it. Whoever has got it gives it on, to GIVEN_AT_ONCE others at a time, so the number of
 givers doubles. What opens a giver is made for one operation: a certificate whose key only the
 givers have, and a token for each copy (see agent.peers). Whatever goes wrong with a giver, the
-controller sends the image itself.
+controller sends the image itself. A disk that moves comes from its host alone.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from agent.spec import Image
-from stackctl.errors import StackctlError
+from stackctl.errors import AgentFailed, Bug, HostUnreachable, StackctlError
 from stackctl.fleet.types import Peer, Session
 from stackctl.state import Row
 
 Act = Callable[[Row], AbstractContextManager[Session]]
 """Opens one more exchange with a host, for actions."""
+
+
+def _nobody(host_id: str) -> Row:
+    raise Bug(f"nobody said how host {host_id} is reached")
+
 
 GIVEN_AT_ONCE = 2
 MIB = 1 << 20
@@ -46,11 +50,14 @@ class _Giver:
 class Spreading:
     """Who has which image, of the hosts of one operation. Used by their threads at once.
 
-    ``least_mb``: smaller images are sent by the controller; None: all are.
+    ``least_mb``: smaller images are sent by the controller; None: all are. ``host_of``: the row of
+    a host, by its id.
     """
 
-    def __init__(self, least_mb: int | None, act: Act) -> None:
-        self._least_mb, self._act = least_mb, act
+    def __init__(
+        self, least_mb: int | None, act: Act, host_of: Callable[[str], Row] = _nobody
+    ) -> None:
+        self._least_mb, self._act, self._host_of = least_mb, act, host_of
         self._givers: dict[str, _Giver] = {}
         self._first: dict[str, str] = {}
         self._takes: dict[str, _Giver] = {}
@@ -78,6 +85,19 @@ class Spreading:
             if peer is not None:
                 return peer
             self._let_go(host["id"])
+
+    def disk(self, disk_id: str, host_id: str) -> Peer:
+        """How a disk is fetched from its host; StackctlError when that does not give it."""
+        host = self._host_of(host_id)
+        address = host["address"] if host["transport"] == "ssh" else host["tunnel_address"]
+        if address is None:
+            raise HostUnreachable(
+                f"Host {host['name']}, which is this machine, has no address for other hosts.",
+                hint=f"stackctl host-set {host['name']} --tunnel-address ADDRESS",
+            )
+        with self._changed:
+            giver = self._givers.setdefault(host_id, _Giver(host))
+        return self._asked(giver, "share-disk", {"disk_id": disk_id}, address)
 
     def failed(self, host: Row) -> None:
         """A host could not get it from its giver: nobody else is to lose time there."""
@@ -126,20 +146,25 @@ class Spreading:
             self._changed.notify_all()
 
     def _peer(self, giver: _Giver, sha256: str) -> Peer | None:
-        certificate, key = self._credentials
-        token = secrets.token_urlsafe(32)
-        address = giver.host["address"]
-        arguments: dict[str, Any] = {"sha256": sha256, "token": token, "address": address}
         try:
-            with giver.lock:
-                session = giver.session or self._session(giver)
-                told = session.act(
-                    "share-image", {**arguments, "certificate": certificate, "key": key}
-                )
-                return Peer(address, int(told["port"]), token, certificate)
-        except (StackctlError, KeyError, TypeError, ValueError):
+            return self._asked(giver, "share-image", {"sha256": sha256}, giver.host["address"])
+        except StackctlError:
             giver.useless = True
             return None
+
+    def _asked(self, giver: _Giver, action: str, what: dict[str, str], address: str) -> Peer:
+        """Have a host give something to one other."""
+        certificate, key = self._credentials
+        token = secrets.token_urlsafe(32)
+        opens = {"token": token, "address": address, "certificate": certificate, "key": key}
+        with giver.lock:
+            session = giver.session or self._session(giver)
+            told = session.act(action, {**what, **opens})
+        try:
+            return Peer(address, int(told["port"]), token, certificate)
+        except (KeyError, TypeError, ValueError):
+            name = giver.host["name"]
+            raise AgentFailed(f"Host {name} did not say where it gives what it has.") from None
 
     def _session(self, giver: _Giver) -> Session:
         giver.session = self._open.enter_context(self._act(giver.host))
@@ -181,7 +206,7 @@ def make_certificate() -> tuple[str, str]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stackctl image copies")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stackctl copies")])
     now = datetime.datetime.now(datetime.timezone.utc)
     # Clocks of hosts may differ.
     day = datetime.timedelta(days=1)

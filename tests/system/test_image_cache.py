@@ -92,7 +92,7 @@ def test_prune_leaves_what_disks_need(context, image, fleet):
 
 def test_an_image_that_was_pruned_while_a_command_waited(context, image, monkeypatch, fleet):
     """What the exchange found in the cache is gone when the host lock comes: it is sent again."""
-    monkeypatch.setattr(exchange, "images_wanted", lambda *_: ())
+    monkeypatch.setattr(exchange, "wanted_before", lambda *_: ((), ()))
     try:
         request = BootRequest("late", "cached", "tiny", nics=(Nic(network="faults"),))
         boot(context, request).check()

@@ -204,7 +204,7 @@ def test_a_guest_that_is_moved_loses_neither_packets_nor_connections_nor_data(
 def test_one_that_is_paused_arrives_paused(fleet: Fleet) -> None:
     fleet.boot("vm", "--host", "host1")
     fleet.run("pause", "vm")
-    fleet.run("live-migrate", "vm", "--host", "host2")
+    fleet.run("server", "migrate", "vm", "--live-migration", "--host", "host2")
     assert (fleet.statuses(), host_of(fleet)) == ({"vm": "PAUSED"}, "host2")
     assert state(fleet, "host2", domain(fleet)) == "paused"
     fleet.run("unpause", "vm")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stackctl import killpoint
-from stackctl.compute import rebuilding, resizing, service, snapshots, views
+from stackctl.compute import migrating, rebuilding, resizing, service, snapshots, views
 from stackctl.compute.attachments import attach_volume, detach_volume
 from stackctl.errors import StackctlError
 from stackctl.network import service as network
@@ -106,6 +106,28 @@ def resize(world):
     resizing.revert(world.context, "old-1")
 
 
+def migrate(world):
+    migrating.migrate(world.context, "old-1")
+    resizing.confirm(world.context, "old-1")
+
+
+def migrate_back(world):
+    migrating.migrate(world.context, "old-1")
+    resizing.revert(world.context, "old-1")
+
+
+def migrate_to_a_dead_host(world):
+    world.trouble("h2", unreachable=True)
+    with contextlib.suppress(StackctlError):
+        migrating.migrate(world.context, "old-1")
+
+
+def migrate_to_a_full_host(world):
+    world.trouble("h2", fail={"disk": "the disk is full"})
+    with contextlib.suppress(StackctlError):
+        migrating.migrate(world.context, "old-1")
+
+
 def snapshot(world):
     world.fleet.content = qcow2()
     snapshots.backup(world.context, "old-1", "copy", "daily", 1)
@@ -130,6 +152,10 @@ COMMANDS = [
     rebuild_on_a_dead_host,
     rescue,
     resize,
+    migrate,
+    migrate_back,
+    migrate_to_a_dead_host,
+    migrate_to_a_full_host,
     snapshot,
 ]
 

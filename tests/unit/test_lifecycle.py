@@ -28,6 +28,7 @@ ALLOWED = {
     "snapshot": {"active", "stopped", "paused", "suspended"},
     "backup": {"active", "stopped", "paused", "suspended"},
     "resize": {"active", "stopped"},
+    "migrate": {"active", "stopped"},
     "confirm-resize": {"resized"},
     "revert-resize": {"resized", "error"},
     "soft-delete": {*BUILT, "building"},
@@ -39,7 +40,8 @@ WHILE_LOCKED = {"rename", "snapshot", "backup"}
 
 
 def server_in(vm_state, **more):
-    return {"id": "1", "name": "vm", "vm_state": vm_state, "task_state": None, "locked": 0, **more}
+    server = {"id": "1", "name": "vm", "vm_state": vm_state, "task_state": None, "locked": 0}
+    return {**server, "moving": 0, **more}
 
 
 def test_the_table_has_all_actions():
