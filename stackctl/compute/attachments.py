@@ -147,7 +147,7 @@ def _detach(
             f"{volume['name']}. Nothing was changed.",
             hint=f"stackctl delete {server['name']}   (the volume stays)",
         )
-    volume_rows.update(writer, volume, status=status)
+    volume_rows.update(writer, volume, status=status, held=0)
     note_change(context, writer, operation, server, f"volume {volume['name']} detached")
     return volume_from(writer, writer.get("volumes", volume["id"]))
 

@@ -77,7 +77,7 @@ def let_go(writer: Writer, server: Row) -> None:
         if volume["delete_on_termination"]:
             service.bury(writer, volume)
         else:
-            update(writer, volume, status="detaching")
+            update(writer, volume, status="detaching", held=0)
 
 
 def give_back(writer: Writer, server_id: str) -> None:

@@ -33,7 +33,9 @@ def volume_failed(writer: Writer, volume: Row, fault_json: str) -> None:
     values: Row = {"fault_json": fault_json, "held": int(not volume["built"])}
     if volume["built"]:
         values["settled_version"] = volume["version"]
-    if volume["server_id"] is None:
+    if volume["status"] == "detaching" and not volume["built"]:
+        values |= {**FREE, "status": "error"}  # what is not there, no guest has
+    elif volume["server_id"] is None:
         values["status"] = "error"
     _update(writer, volume, values)
 

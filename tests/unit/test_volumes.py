@@ -206,6 +206,20 @@ def test_a_volume_that_could_not_be_made_is_in_error_until_it_can(up):
         retry_volume(up.context, "there")
 
 
+def test_a_volume_that_cannot_be_made_is_free_of_a_server_that_lets_go_of_it(up):
+    create(up, "more")
+    up.trouble("h1", fail={"volume": "No space left on device"})
+    with pytest.raises(PartlyDone):
+        attach(up, volume="more").check()
+    assert status(up, "more")[0] == "attaching"
+    with pytest.raises(PartlyDone):
+        detach(up, volume="more").check()
+    assert status(up, "more") == ("error", "", "")
+    up.trouble("h1")
+    retry_volume(up.context, "more").check()
+    assert status(up, "more")[0] == "available"
+
+
 def test_a_volume_of_a_server_is_tried_again_when_the_server_is_named(up):
     create(up, "root", image="cirros", host="h1").check()
     with write(up.cloud) as writer:
