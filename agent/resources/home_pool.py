@@ -20,7 +20,7 @@ from agent.resources.disk_source import Source
 from agent.resources.domain_xml import VolumeInput
 from agent.resources.home import Content
 from agent.spec import Volume
-from agent.system import libvirt_pools
+from agent.system import libvirt_pools, qemu_img
 from agent.system.libvirt_pools import PoolView
 from agent.system.qemu_img import Image, ImageFile, Remote
 
@@ -54,6 +54,8 @@ class Pool:
 
     def check(self) -> None:
         """It is active; if it is shared, it holds what the first host left there."""
+        if self._described.type == "rbd" and not qemu_img.has_driver("rbd"):
+            raise StepFailed("qemu on this host lacks its RBD driver (qemu-block-extra)")
         claim = self._claim_name
         if self._view and claim and libvirt_pools.volume(self._pool, claim) is None:
             raise StepFailed(

@@ -117,7 +117,9 @@ def _library() -> Any:
         library.nfs_init_context.restype = ctypes.c_void_p
         library.nfs_get_error.restype = ctypes.c_char_p
         return library
-    raise NfsError(errno.ENOSYS, "libnfs is not installed on this host")
+    raise NfsError(
+        errno.ENOSYS, f"libnfs is not installed on this host (none of {', '.join(LIBRARIES)})"
+    )
 
 
 def _words(library: Any, context: Any) -> str:

@@ -320,6 +320,7 @@ class FakePool:
 
 @pytest.fixture(params=["dir", "logical", "rbd"])
 def pool(request, monkeypatch):
+    monkeypatch.setattr(qemu_img, "has_driver", lambda name: True)
     made = FakePool({"dir": DIR_POOL, "logical": LVM_POOL, "rbd": RBD_POOL}[request.param])
     for name in ("pool", "names", "volume", "create", "resize", "delete"):
         monkeypatch.setattr(libvirt_pools, name, getattr(made, name))
@@ -406,6 +407,12 @@ def test_volumes_of_our_kind_that_nobody_knows_are_told_of_a_hosts_own_pool(host
     pool.volumes[f"sc-{OTHER}"] = VolumeView(f"sc-{OTHER}", "/p/y", MIB)
     pool.volumes["mine"] = VolumeView("mine", "/p/mine", MIB)
     assert applied(volume.KIND, host, spec)[1:] == [("orphan", {"file": f"sc-{OTHER}"})]
+
+
+def test_a_ceph_pool_needs_qemus_driver(host, pool, monkeypatch):
+    monkeypatch.setattr(qemu_img, "has_driver", lambda name: False)
+    ((_, facts),) = applied(backend.KIND, host, of_pool(pool, shared=False))
+    assert facts["usable"] is ("'rbd'" not in pool.view.xml)
 
 
 @pytest.mark.parametrize("state", ["absent", "inactive"])
