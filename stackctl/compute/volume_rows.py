@@ -95,9 +95,12 @@ def try_again(writer: Writer, server_id: str) -> None:
 
 
 def move_unbuilt(writer: Writer, server_id: str, host_id: str) -> None:
-    """The volumes of a server that no host has heard of go along with it to another host."""
+    """The volumes of a server that no host has heard of, or that its host has lost, go along with
+    it to another host: those that are not made yet, and shared ones."""
     for volume in of_server(writer, server_id):
-        update(writer, volume, host_id=host_id)
+        if not volume["built"]:
+            update(writer, volume, host_id=host_id)
+    keeping.follow(writer, server_id, host_id)
 
 
 def device_for(reader: Reader, server: Row, asked: str | None) -> str:
