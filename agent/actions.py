@@ -148,6 +148,13 @@ def domain_xml(store: Store, args: Args, check: Callable[[], None]) -> Args:
     return {"xml": libvirt_conn.live_xml(layout.checked(args["server_id"]))}
 
 
+def power_states(store: Store, args: Args, check: Callable[[], None]) -> Args:
+    """What runs: {server_ids}; the power states of those that libvirt has, by id."""
+    wanted = {layout.checked(str(each)) for each in args["server_ids"]}
+    views = libvirt_conn.observe(wanted)
+    return {"states": {id_: view.state for id_, view in views.items() if id_ in wanted}}
+
+
 _ACTIONS: dict[str, Action] = {
     "abort-move": lazily("agent.departure", "abort_move"),
     "can-run-server": lazily("agent.arrival", "can_run"),
@@ -159,6 +166,7 @@ _ACTIONS: dict[str, Action] = {
     "resume-server": whereabouts.resume,
     "wait-guest": waiting.wait_guest,
     "list-images": prune.list_images,
+    "power-states": power_states,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
     "share-disk": lazily("agent.peers", "share_disk"),

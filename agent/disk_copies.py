@@ -30,8 +30,13 @@ LOCK_LIMIT_S = 60.0
 LOCK_POLL_S = 0.2
 
 Send = Callable[[dict[str, Any]], None]
-Ask = Callable[[Disk], "Peer"]
-"""Asks the controller who has what a disk is to be a copy of, and what opens it there."""
+Ask = Callable[[Disk, str], "Peer"]
+"""Asks the controller who has what a disk is to be a copy of, and what opens it there; the text
+says why its last answer was of no use, if any."""
+
+
+class NoRoom(StepFailed):
+    """It would not fit here, whoever gave it."""
 
 
 def name_of(disk_id: str, disk_format: str) -> str:
@@ -107,9 +112,19 @@ class Copier:
                 part.unlink(missing_ok=True)
 
     def _fill(self, disk: Disk, file: IO[bytes]) -> None:
+        peer = self._ask(disk, "")
+        try:
+            self._copy(disk, peer, file)
+        except NoRoom:
+            raise
+        except StepFailed as error:
+            file.seek(0)
+            file.truncate()
+            self._copy(disk, self._ask(disk, str(error)), file)
+
+    def _copy(self, disk: Disk, peer: Peer, file: IO[bytes]) -> None:
         from agent import peers  # TLS takes a while to load, and few exchanges need it
 
-        peer = self._ask(disk)
         told = time.monotonic()
         with peers.opened(peer, name_of(disk.source_id or "", disk.format)) as response:
             stream = sparse.Reader(response.read)
@@ -129,7 +144,7 @@ class Copier:
     def _check_space(self, disk: Disk, sizes: sparse.Sizes) -> None:
         free, _ = files.free_bytes(layout.disks(self._data))
         if free < sizes.data_bytes:
-            raise StepFailed(
+            raise NoRoom(
                 f"disk {disk.id} needs {sizes.data_bytes} bytes; {free} are free on this host"
             )
 

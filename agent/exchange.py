@@ -211,11 +211,12 @@ class Exchange:
         _, size_bytes = self._checked_blob(message, [image.sha256])
         return Offer(self._drained(size_bytes))
 
-    def _peer_of(self, disk: Disk) -> Peer:
+    def _peer_of(self, disk: Disk, why: str) -> Peer:
         """Who has what a disk is to be a copy of, as the controller says."""
         from agent import peers
 
-        self._channel.send({"type": "want", "disk": disk.source_id})
+        want = {"type": "want", "disk": disk.source_id}
+        self._channel.send({**want, "why": why} if why else want)
         message = self._expect("peer")
         if message.get("disk") != disk.source_id:
             raise Refused("protocol", "a peer that nobody asked for")

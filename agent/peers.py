@@ -66,10 +66,10 @@ def opened(peer: Peer, name: str) -> Iterator[http.client.HTTPResponse]:
         connection.connect()
         connection.sock.settimeout(READ_TIMEOUT_S)
         connection.request("GET", f"/{name}", headers={"Authorization": f"Bearer {peer.token}"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise StepFailed(f"host {peer.address} answers {response.status} {response.reason}")
-        yield response
+        with connection.getresponse() as response:
+            if response.status != 200:
+                raise StepFailed(f"host {peer.address} answers {response.status} {response.reason}")
+            yield response
     except (http.client.HTTPException, OSError) as error:
         if isinstance(error, OSError) and files.is_full(error):
             raise  # of whoever writes down what came

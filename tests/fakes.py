@@ -247,6 +247,11 @@ class FakeSession:
         self._fleet.save(self._name, state)
         return {}
 
+    def _act_power_states(self, arguments):
+        there = self._fleet.state(self._name)["domains"]
+        ids = [id_ for id_ in arguments["server_ids"] if id_ in there]
+        return {"states": {id_: there[id_]["power"] for id_ in ids}}
+
     def stream(self, name, arguments):
         """The file that the test gave its fleet, in two pieces; ``act`` troubles concern it."""
         words = self._trouble.fail.get(name)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 DATA = "/var/lib/stackctl/host"
 COMMAND_LIMIT_S = 150
 RUNS = ("active", "rescued", "resized")
-SETTLED = (*RUNS, "stopped", "error", "soft-delete")
+SETTLED = (*RUNS, "stopped", "error", "soft-delete", "shelved", "shelved_offloaded")
 
 LOOK = r"""
 import json, os, re, subprocess, sys
@@ -314,13 +314,16 @@ class Fleet:
         )
         broken = {server["id"] for server in servers if server["vm_state"] == "error"}
         whole = [server["id"] for server in servers if server["id"] not in broken]
+        # Of a server that was moved the old disks stay until that is confirmed.
+        error = self.rows("SELECT id FROM servers WHERE vm_state = 'error' AND deleted_at IS NULL")
+        lame = {server["id"] for server in error}
         return {
             "taps": sorted(f"tap{port['id'][:11]}" for port in ports),
             "dhcp_taps": sorted(f"tap{subnet['port_id'][:11]}" for subnet in subnets),
             "domains": sorted(f"sc-{id_}" for id_ in whole),
-            "guests": sum(server["vm_state"] in RUNS for server in servers),
+            "guests": sum(runs(server) for server in servers),
             "disks": sorted(
-                f"{disk['id']}.{disk['format']}" for disk in disks if disk["server_id"] in whole
+                f"{disk['id']}.{disk['format']}" for disk in disks if disk["server_id"] not in lame
             ),
             "drives": sorted(f"{id_}.iso" for id_ in whole),
             "volumes": sorted(f"{volume['id']}.{volume['format']}" for volume in volumes),
@@ -336,7 +339,7 @@ class Fleet:
             "zones": sorted(f"{zone['local_vlan']} {zone['network_id']}" for zone in zones),
             "dnsmasq": sorted(subnet["id"] for subnet in subnets),
             "broken": sorted(broken),
-            "broken_disks": {disk["id"] for disk in disks if disk["server_id"] in broken},
+            "broken_disks": {disk["id"] for disk in disks if disk["server_id"] in lame},
         }
 
     # --- what must hold ---------------------------------------------------------------------
@@ -421,6 +424,12 @@ def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     if len(seen["dnsmasq"]) != len(set(seen["dnsmasq"])):
         problems.append(f"two dnsmasq for one subnet: {seen['dnsmasq']}")
     return problems
+
+
+def runs(server: Mapping[str, Any]) -> bool:
+    """Whether a server's guest should be there: one that was moved, or resized, may be off."""
+    state, power = server["vm_state"], server["power_state"]
+    return state in RUNS and (state != "resized" or power == "RUNNING")
 
 
 def _end_name(port: Mapping[str, Any]) -> str:

@@ -257,7 +257,7 @@ class _Work:
                 domain_power.start(self._server.id)
                 killpoint.reached(f"domain {self._server.id} started")
             if command.act:
-                domain_power.act(self._server.id, command.act)
+                self._act(command)
                 killpoint.reached(f"domain {self._server.id} {command.act}d")
             if command.obeyed_serial is not None:
                 domain_power.remember(replace(self._mark, power_serial=command.obeyed_serial))
@@ -267,6 +267,17 @@ class _Work:
             error.facts = {**self._facts_now(), **error.facts}
             raise
         return self._facts_now()
+
+    def _act(self, command: domain_power.Command) -> None:
+        """One that cannot be obeyed is not tried again: the guest is as it was, and whoever asked
+        for it is told."""
+        try:
+            domain_power.act(self._server.id, command.act)
+        except StepFailed as error:
+            served = command.obeyed_serial or self._mark.power_serial
+            domain_power.remember(replace(self._mark, power_serial=served))
+            error.facts["declined"] = True
+            raise
 
     def _define(self, starts: bool) -> None:
         domain = self._change.domain

@@ -7,7 +7,7 @@ reported; what br-tun learned by itself is neither.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from agent.resources import flow_meters, flow_rules, flow_tables, flow_text, switch, topology
@@ -18,6 +18,8 @@ from agent.resources.flow_text import Difference, Flow
 from agent.spec import HostSpec
 from agent.system import ovs
 from agent.system.run import CommandFailed
+
+_USERSPACE = "netdev"
 
 _EXAMPLES = 2
 """How many differing flows a step spells out."""
@@ -51,9 +53,11 @@ class Flows:
                 why = f"there is no bridge {bridge} yet"
                 yield Step(self.name, bridge, "made", why=why, apply=partial(_missing, bridge))
             else:
-                yield from self._bridge(plan, bridge, _unique(flows))
+                table = Table(host, plan, found.bridges[bridge])
+                yield from self._bridge(table, _unique(flows))
 
-    def _bridge(self, plan: flow_tables.Plan, bridge: str, flows: list[Flow]) -> Iterable[Step]:
+    def _bridge(self, table: Table, flows: list[Flow]) -> Iterable[Step]:
+        plan, bridge = table.plan, table.bridge.name
         cookie = flow_tables.cookie_of(plan.spec.cloud_id)
         learned = flow_tables.learned_cookie_of(plan.spec.cloud_id)
         try:
@@ -67,13 +71,46 @@ class Flows:
             why = f"{len(change.foreign)} flows of somebody else: {_examples(change.foreign)}"
             yield Step(self.name, f"{bridge}:foreign", "orphan", why=why)
         facts = {"flows": len(flows)}
-        if not change and not meters.why:
+        if not change and not meters.why and not table.is_pending():
             yield Step(self.name, bridge, "unchanged", facts=facts)
             return
         why = _why(change, meters, any(entry.cookie == cookie for entry in there))
         result = "changed" if there else "made"
-        apply = partial(_apply, plan.spec, bridge, change, meters, facts)
+        apply = partial(_apply, table, change, meters, facts)
         yield Step(self.name, bridge, result, why=why, apply=apply)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The tables of one bridge, and what the switch derived from them."""
+
+    host: Host
+    plan: flow_tables.Plan
+    bridge: ovs.Bridge
+
+    def is_pending(self) -> bool:
+        """Whether whoever changed them last did not live to have the switch look at them anew."""
+        return switch.pending_file(self.host, self._mark).exists()
+
+    def change(self, lines: list[str]) -> None:
+        """Apply lines of a bundle, and have the switch go by them at once.
+
+        The userspace datapath of Open vSwitch (seen in 3.1) can go on with what it derived from
+        the flows before: it corrects a cached decision by looking for it by a packet, and finds
+        another one when two of them overlap. So it is made to forget them all, which costs each
+        connection one packet's look into the tables and loses none.
+        """
+        if self.bridge.datapath_type != _USERSPACE:
+            ovs.change_flows(self.bridge.name, lines)
+            return
+        with switch.pending(self.host, self._mark):
+            if lines:
+                ovs.change_flows(self.bridge.name, lines)
+            ovs.forget_decisions()
+
+    @property
+    def _mark(self) -> str:
+        return f"flows-{self.bridge.name}"
 
 
 KIND = Flows()
@@ -100,6 +137,8 @@ def _meters(plan: flow_tables.Plan, bridge: str) -> MeterDifference:
 def _why(change: Difference, meters: MeterDifference, known: bool) -> str:
     if not known:
         return f"the switch has none of our {len(change.add)} flows (new, or restarted)"
+    if not change and not meters.why:
+        return "the switch may still go by the flows before"
     parts = []
     if change.add:
         parts.append(f"{len(change.add)} flows missing or altered: {_examples(change.add)}")
@@ -114,15 +153,14 @@ def _examples(flows: Iterable[Flow]) -> str:
     return shown + (" | ..." if len(listed) > _EXAMPLES else "")
 
 
-def _apply(
-    spec: HostSpec, bridge: str, change: Difference, meters: MeterDifference, facts: Facts
-) -> Facts:
-    cookie = flow_tables.cookie_of(spec.cloud_id)
-    learned = flow_tables.learned_cookie_of(spec.cloud_id)
+def _apply(table: Table, change: Difference, meters: MeterDifference, facts: Facts) -> Facts:
+    cloud_id, bridge = table.plan.spec.cloud_id, table.bridge.name
+    cookie = flow_tables.cookie_of(cloud_id)
+    learned = flow_tables.learned_cookie_of(cloud_id)
     for command, text in meters.before:
         ovs.change_meter(bridge, command, text)
-    if change:
-        ovs.change_flows(bridge, flow_text.commands(change, cookie, learned))
+    if change or table.is_pending():
+        table.change(flow_text.commands(change, cookie, learned))
     for command, text in meters.after:
         ovs.change_meter(bridge, command, text)
     return facts

@@ -220,6 +220,12 @@ def change_flows(bridge: str, lines: Sequence[str]) -> None:
     killpoint.reached(f"flows of {bridge} changed")
 
 
+def forget_decisions() -> None:
+    """Have the switch look into its tables for every packet anew: its cache is emptied."""
+    run([*_APPCTL, "revalidator/purge"], timeout_s=TIMEOUT_S + 5)
+    killpoint.reached("decisions forgotten")
+
+
 def delete_flows(bridge: str, cookie: int) -> None:
     """Remove the flows with a cookie."""
     argv = ["ovs-ofctl", "-O", _OPENFLOW, f"--timeout={TIMEOUT_S}", "del-flows", bridge]

@@ -61,7 +61,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stackctl.cli import render
-from stackctl.errors import UsageError
+from stackctl.errors import Conflict, UsageError
 
 if TYPE_CHECKING:
     from stackctl.cli.render import Column
@@ -277,6 +277,21 @@ def confirm(question: str) -> None:
     if chosen.yes or chosen.dry_run or not is_terminal():
         return
     click.confirm(render.printable(question), abort=True, err=True)
+
+
+def promise_off(host: str, consequence: str) -> None:
+    """A fence: the operator's typed word. Without a terminal only --yes can give it."""
+    chosen = settings()
+    if chosen.yes or chosen.dry_run:
+        return
+    if not is_terminal():
+        raise UsageError(
+            f"Somebody must say that {host} is off. Nothing was done.",
+            hint="make sure that it is, then add --yes",
+        )
+    say(f"If {host} still runs, two copies of a server can destroy its data; {consequence}.")
+    if click.prompt(f"Type '{host}' if it is off and stays off", err=True) != host:
+        raise Conflict("The name does not match. Nothing was done.")
 
 
 def confirm_host_key(host: str, fingerprint: str) -> bool:

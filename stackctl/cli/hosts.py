@@ -19,8 +19,8 @@ from stackctl.cli.frame import (
     finish,
     is_terminal,
     lists,
+    promise_off,
     say,
-    settings,
     shows,
 )
 from stackctl.cli.render import Column
@@ -394,7 +394,7 @@ def host_delete(context: Context, force: bool, host: str) -> None:
     from stackctl.hosts import delete_host
 
     if force:
-        _promise_off(host, "everything on its disks is given up")
+        promise_off(host, "everything on its disks is given up")
     else:
         confirm(f"Take host {host} out of the cloud and remove all of ours from it?")
     finish(context, delete_host(context, host, off_for_good=force))
@@ -408,7 +408,7 @@ def host_fence(context: Context, host: str) -> None:
     """Say that a host which does not answer is off, so that others may act for it."""
     from stackctl.hosts import fence_host
 
-    _promise_off(host, "its servers may be started elsewhere")
+    promise_off(host, "its servers may be started elsewhere")
     fence_host(context, host)
 
 
@@ -423,18 +423,3 @@ def host_return(context: Context, output: Output, host: str) -> None:
     done = return_host(context, host)
     output.show(done.value)
     finish(context, done)
-
-
-def _promise_off(host: str, consequence: str) -> None:
-    """A fence: the operator's typed word. Without a terminal only --yes can give it."""
-    chosen = settings()
-    if chosen.yes or chosen.dry_run:
-        return
-    if not is_terminal():
-        raise UsageError(
-            f"Somebody must say that {host} is off. Nothing was done.",
-            hint="make sure that it is, then add --yes",
-        )
-    say(f"If {host} still runs, two copies of a server can destroy its data; {consequence}.")
-    if click.prompt(f"Type '{host}' if it is off and stays off", err=True) != host:
-        raise Conflict("The name does not match. Nothing was done.")

@@ -267,10 +267,15 @@ def _guest_file(path: str, local: str) -> GuestFile:
 
 @command("list")
 @lists(SLIDES)
-def list_(context: Context, output: Output) -> None:
-    """List servers, newest first, in the state last seen."""
+@click.option("--refresh", is_flag=True, help="Ask the hosts first what runs now.")
+def list_(context: Context, output: Output, refresh: bool) -> None:
+    """List servers, newest first, in the state last seen (column Seen)."""
     from stackctl.compute import views
 
+    if refresh:
+        from stackctl.compute.refreshing import refresh_servers
+
+        refresh_servers(context)
     output.list(views.list_servers(context))
 
 

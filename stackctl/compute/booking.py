@@ -167,7 +167,7 @@ def _write_server(
         | _engine(resolved, host),
     )
     context.watch.trace("server placed", host["name"], name, 0.0)
-    _write_disks(writer, writer.get("servers", id_))
+    write_disks(writer, writer.get("servers", id_))
     if resolved.volume is not None:
         volume_rows.be_root(writer, resolved.volume, writer.get("servers", id_))
     owner = f"compute:{host['zone']}"
@@ -261,12 +261,14 @@ def _machine_type(image: Row, host: Row) -> str | None:
     return newest or asked or None
 
 
-def _write_disks(writer: Writer, server: Row) -> None:
-    """New disks for a server, to be built on its host."""
+def write_disks(writer: Writer, server: Row) -> None:
+    """New disks for a server, to be built on its host; its root disk is again what it was when it
+    was shelved."""
     disks: list[tuple[str, int, str | None]] = []
     # A server that boots from a volume has no root disk of its own.
     if server["disk_gb"]:
-        disks.append(("root", server["disk_gb"] * GIB, server["image_id"]))
+        image_id = server["shelved_image_id"] or server["image_id"]
+        disks.append(("root", server["disk_gb"] * GIB, image_id))
     if server["ephemeral_gb"]:
         disks.append(("ephemeral", server["ephemeral_gb"] * GIB, None))
     if server["swap_mb"]:
@@ -354,5 +356,5 @@ def _move_unborn(writer: Writer, server: Row, host_id: str) -> None:
         version=server["version"] + 1,
     )
     if not moved:
-        _write_disks(writer, writer.get("servers", server["id"]))
+        write_disks(writer, writer.get("servers", server["id"]))
     writer.change.servers.add(server["id"])

@@ -84,7 +84,7 @@ def command(
             row = server_row(context, writer, word)
             if row["id"] not in before:
                 before[row["id"]] = Before(row, disks_of(writer, row["id"]))
-                _command(context, writer, operation.id, action, row, prepare)
+                give(context, writer, operation.id, action, row, prepare)
         return list(before)
 
     summary = f"{action} {', '.join(words)}"
@@ -95,7 +95,7 @@ def command(
         unreached = unreached_hosts(operation.converge())
         if not context.dry_run:
             lost = [item for item in before.values() if item.server["host_id"] in unreached]
-            _take_back(operation, lost)
+            take_back(operation, lost)
         return operation.finish(ids).with_value(read_servers(context, ids))
 
 
@@ -131,14 +131,15 @@ def note_change(
     note_server(context, writer, operation.id, operation.kind, server, message)
 
 
-def _command(
+def give(
     context: Context,
     writer: Writer,
     operation_id: str,
     action: str,
     server: Row,
-    prepare: Prepare,
+    prepare: Prepare = nothing_else,
 ) -> None:
+    """The transaction of a command, for operations that give one among other things."""
     _refuse_homeless(server, action)
     transition = lifecycle.require(server, action)
     values: Row = {"task_state": transition.task_state, "held": 0, "operation_id": operation_id}
@@ -155,7 +156,7 @@ def _command(
 
 
 def _refuse_homeless(server: Row, action: str) -> None:
-    if server["host_id"] is None:
+    if server["host_id"] is None and server["vm_state"] in ("building", "error"):
         raise Conflict(
             f"Cannot '{action}' instance {server['name']}: it is on no host, because none could "
             "build it.",
@@ -169,7 +170,7 @@ def _stays_off(transition: lifecycle.Transition, server: Row) -> bool:
     return transition.keeps_off and (off or server["vm_state"] == "stopped")
 
 
-def _take_back(operation: Operation, lost: Sequence[Before]) -> None:
+def take_back(operation: Operation, lost: Sequence[Before]) -> None:
     """Undo commands that their host has not heard of, from this process or another."""
     if not lost:
         return

@@ -9,7 +9,7 @@ from stackctl.compute.service import delete_servers, delete_within
 from stackctl.compute.types import Server
 from stackctl.compute.views import server_row
 from stackctl.identity.context import Context
-from stackctl.operation import Done, begin, keep
+from stackctl.operation import Done, begin, keep, shelving
 from stackctl.state import Reader, Row, Writer, now, read, seconds_since
 
 
@@ -70,12 +70,19 @@ def reclaim(context: Context) -> list[str]:
 
 
 def _softly(_: Writer, server: Row) -> Row:
-    return {"kept_state": "soft-delete", "soft_deleted_at": now()}
+    # Of one that is on no host nobody will report anything.
+    known = {"vm_state": "soft-delete"} if server["host_id"] is None else {}
+    return {"kept_state": "soft-delete", "soft_deleted_at": now(), **known}
 
 
 def _restored(_: Writer, server: Row) -> Row:
     kept = "resized" if server["before_resize_json"] is not None else None
-    return {"kept_state": kept, "soft_deleted_at": None}
+    values: Row = {"kept_state": kept, "soft_deleted_at": None}
+    if server["host_id"] is None:
+        return values | {"kept_state": shelving.OFFLOADED, "vm_state": shelving.OFFLOADED}
+    if server["shelved_image_id"] is not None:
+        return values | {"kept_state": shelving.SHELVED, "power_action": "stop"}
+    return values
 
 
 def _due(context: Context, reader: Reader) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stackctl.operation.disk_rows import bury as bury
+from stackctl.operation.disk_rows import bury_all as bury_all
 from stackctl.operation.disk_rows import disks_of as disks_of
 from stackctl.operation.disk_rows import drop_disk as drop_disk
 from stackctl.state import Row, Writer, new_id, now
@@ -21,19 +22,6 @@ def add_disk(writer: Writer, like: Row, **differing: Any) -> str:
     id_ = new_id()
     writer.insert("disks", {"id": id_, **row, "state": "build", "created_at": now()})
     return id_
-
-
-def bury_all(writer: Writer, server: Row) -> None:
-    """Tombstones for a server's domain and disks, wherever each is; its disks' rows are deleted."""
-    bury(writer, "domain", server["id"], server["id"], server["host_id"])
-    for disk in disks_of(writer, server["id"]):
-        bury(writer, "disk", disk["id"], server["id"], disk["host_id"])
-    writer.run(
-        "UPDATE disks SET state = 'deleted', deleted_at = ? "
-        "WHERE server_id = ? AND deleted_at IS NULL",
-        now(),
-        server["id"],
-    )
 
 
 def restore_disks(writer: Writer, server_id: str, before: list[Row]) -> None:

@@ -27,8 +27,11 @@ class Transition:
     keeps_off: bool = False
 
 
-EXISTING = ("active", "stopped", "paused", "suspended", "rescued", "resized", "error")
-"""A server that was built, whatever became of it."""
+ON_A_HOST = ("active", "stopped", "paused", "suspended", "rescued", "resized", "error")
+"""A server that was built and has its disks on a host, whatever became of it."""
+
+EXISTING = (*ON_A_HOST, "shelved", "shelved_offloaded")
+"""A server that was built."""
 
 COPIED = ("active", "stopped", "paused", "suspended")
 """A server whose disk can become an image."""
@@ -66,6 +69,10 @@ TRANSITIONS = {
         Transition("restore", ("soft-delete",), "restoring", "start"),
         Transition("snapshot", COPIED, "image-snapshot", while_locked=True),
         Transition("backup", COPIED, "image-backup", while_locked=True),
+        Transition("shelve", COPIED, "shelving", "stop"),
+        Transition("shelve-offload", ("shelved",), "shelving-offloading"),
+        Transition("unshelve", ("shelved", "shelved_offloaded"), "unshelving", "start"),
+        Transition("evacuate", ON_A_HOST, "rebuilding"),
         Transition("attach-interface", ("active", "paused", "stopped")),
         Transition("detach-interface", ("active", "paused", "stopped")),
         Transition("attach-volume", ("active", "paused", "stopped")),
@@ -97,6 +104,8 @@ _VM_STATUS = {
     "suspended": "SUSPENDED",
     "rescued": "RESCUE",
     "resized": "VERIFY_RESIZE",
+    "shelved": "SHELVED",
+    "shelved_offloaded": "SHELVED_OFFLOADED",
     "soft-delete": "SOFT_DELETED",
     "error": "ERROR",
     "deleted": "DELETED",

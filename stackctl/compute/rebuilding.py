@@ -49,6 +49,7 @@ def rebuild(context: Context, word: str, wanted: Rebuild) -> Done[Server]:
 
     def prepare(writer: Writer, server: Row) -> Row:
         volume_rows.refuse_root(writer, server, "rebuild", _ANOTHER)
+        _refuse_undecided(server, "rebuild")
         image = _image(context, writer, server, wanted.image)
         root_disk_gb(image, server)
         for disk in disks_of(writer, server["id"]):
@@ -68,6 +69,7 @@ def rescue(context: Context, word: str, image: str | None = None) -> Done[Server
 
     def prepare(writer: Writer, server: Row) -> Row:
         volume_rows.refuse_root(writer, server, "rescue", _ELSEWHERE)
+        _refuse_undecided(server, "rescue")
         if server["launched_at"] is None:
             raise Conflict(
                 f"Cannot 'rescue' instance {server['name']}: it never ran. Nothing was done."
@@ -99,6 +101,16 @@ def unrescue(context: Context, word: str) -> Done[Server]:
 
     done = command(context, "unrescue", [word], {}, prepare)
     return done.with_value(done.value[0])
+
+
+def _refuse_undecided(server: Row, action: str) -> None:
+    """A server that was resized or moved has two sets of disks until one of them is chosen."""
+    if server["before_resize_json"] is not None:
+        raise Conflict(
+            f"Cannot '{action}' instance {server['name']}: it was resized or moved, and that was "
+            "neither confirmed nor reverted. Nothing was done.",
+            hint=f"stackctl resize-revert {server['name']}",
+        )
 
 
 def _image(context: Context, reader: Reader, server: Row, word: str | None) -> Row:

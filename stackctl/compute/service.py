@@ -15,8 +15,9 @@ from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
 from stackctl.compute.views import first_result, server_row
 from stackctl.identity.context import Context
+from stackctl.image import captured
 from stackctl.network.allocation import leave_server
-from stackctl.operation import Done, Operation, begin
+from stackctl.operation import Done, Operation, begin, shelving
 from stackctl.state import Row, Writer, now
 
 
@@ -53,9 +54,11 @@ def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:
 
     Returns their names. NotFound before anything is deleted if one of them does not exist.
     """
+    shelved: list[str] = []
 
     def work(writer: Writer) -> list[str]:
         rows = [server_row(context, writer, word) for word in words]
+        shelved.extend(row["id"] for row in rows if row["shelved_image_id"] is not None)
         for row in {row["id"]: row for row in rows}.values():
             delete_within(context, writer, operation.id, row)
         return [row["name"] for row in rows]
@@ -65,6 +68,8 @@ def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:
             return operation.again(lambda _: list(words))
         names = operation.transact(work)
         operation.converge()
+        if shelved:
+            captured.sweep(context)
         return operation.finish(names)
 
 
@@ -78,6 +83,7 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
         leave_server(writer, port_id)
     volume_rows.let_go(writer, server)
     bury_all(writer, server)
+    shelving.drop_image(writer, server)
     end_moves(writer, server["id"])
     writer.update(
         "servers",

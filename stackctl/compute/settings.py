@@ -14,6 +14,7 @@ from stackctl.identity.context import Context
 from stackctl.names import checked_name, refuse_control_characters
 from stackctl.operation import Done
 from stackctl.operation.resource import change_one
+from stackctl.operation.shelving import OFFLOADED
 from stackctl.state import Reader, Row, Writer, now
 
 MAX_PROPERTIES = 128
@@ -107,10 +108,22 @@ def _write(context: Context, action: str, word: str, arguments: Row, values: Row
 
     def work(writer: Writer) -> Server:
         server = server_row(context, writer, word)
+        if "vm_state" in values:
+            _refuse_shelved(server)
         writer.update("servers", server["id"], **values)
         return _told(writer, server["id"])
 
     return change_one(context, action, "server", word, arguments, work, _again)
+
+
+def _refuse_shelved(server: Row) -> None:
+    """A server that is on no host has no other state than what its image makes of it."""
+    if server["kept_state"] == OFFLOADED:
+        raise Conflict(
+            f"Instance {server['name']} is shelved, on no host: there is no other state that it "
+            "could be in. Nothing was changed.",
+            hint=f"stackctl unshelve {server['name']}",
+        )
 
 
 def _told(reader: Reader, server_id: str) -> Server:

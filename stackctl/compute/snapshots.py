@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stackctl.compute import lifecycle, volume_rows
@@ -17,13 +18,13 @@ from stackctl.image.types import Image, image_from
 from stackctl.names import checked_name
 from stackctl.operation import Done, Operation, begin
 from stackctl.operation.convergence import acting_session
-from stackctl.state import Row, Writer, read, write
+from stackctl.state import Reader, Row, Writer, read, write
 
 _OF_VOLUME = "stackctl volume-snapshot-create NAME --volume {volume}"
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A copy that was asked for: whose, of which disk, where, and what image it becomes."""
 
     server: Row
@@ -67,7 +68,12 @@ def _capture(
             return operation.finish(None)
         asked = replace(asked, origin=replace(asked.origin, backup_type=backup_type))
         try:
-            image = _receive(operation, asked, rotation)
+            image = receive(
+                operation,
+                asked,
+                lambda writer, content: _insert(operation, writer, content, asked, rotation),
+                lambda image: {"image": image.id},
+            )
         except BaseException as error:
             _give_up(operation, asked, error)
             raise
@@ -78,7 +84,7 @@ def _capture(
 
 def _ask(
     context: Context, writer: Writer, operation: Operation, kind: str, word: str, name: str
-) -> _Asked:
+) -> Asked:
     server = server_row(context, writer, word)
     transition = lifecycle.require(server, kind)
     volume_rows.refuse_root(writer, server, kind, _OF_VOLUME)
@@ -86,14 +92,24 @@ def _ask(
         "servers", server["id"], task_state=transition.task_state, operation_id=operation.id
     )
     note_server(context, writer, operation.id, kind, server, f"{kind} asked for: image {name}")
-    root = next(disk for disk in disks_of(writer, server["id"]) if disk["kind"] == "root")
-    base = writer.get("images", server["image_id"]) if server["image_id"] else None
+    return asked_of(writer, server, name, kind)
+
+
+def asked_of(reader: Reader, server: Row, name: str, kind: str) -> Asked:
+    """The copy that makes an image of a server's root disk."""
+    root = next(disk for disk in disks_of(reader, server["id"]) if disk["kind"] == "root")
+    base = reader.get("images", server["image_id"]) if server["image_id"] else None
     origin = Origin(name, server["id"], base, kind, server["disk_gb"])
-    return _Asked(server, root, writer.get("hosts", server["host_id"]), origin)
+    return Asked(server, root, reader.get("hosts", server["host_id"]), origin)
 
 
-def _receive(operation: Operation, asked: _Asked, rotation: int) -> Image:
-    """Have the disk copied and sent, and make it an image in one last transaction."""
+def receive(
+    operation: Operation,
+    asked: Asked,
+    insert: Callable[[Writer, Captured], Image],
+    remember: Callable[[Image], Row] | None = None,
+) -> Image:
+    """Have the disk copied and sent, and make it an image in one transaction, with ``insert``."""
     context = operation.context
     name, host = asked.origin.name, asked.host["name"]
     arguments = {"server_id": asked.server["id"], "disk_id": asked.disk["id"]}
@@ -103,10 +119,7 @@ def _receive(operation: Operation, asked: _Asked, rotation: int) -> Image:
         with captured.captured(context, name, incoming.pieces(), incoming.size_bytes) as content:
             _check_sum(incoming.value, content, host)
             operation.phase = "converge"
-            return operation.transact(
-                lambda writer: _insert(operation, writer, content, asked, rotation),
-                lambda image: {"image": image.id},
-            )
+            return operation.transact(lambda writer: insert(writer, content), remember)
 
 
 def _check_sum(said: object, content: Captured, host: str) -> None:
@@ -119,7 +132,7 @@ def _check_sum(said: object, content: Captured, host: str) -> None:
 
 
 def _insert(
-    operation: Operation, writer: Writer, content: Captured, asked: _Asked, rotation: int
+    operation: Operation, writer: Writer, content: Captured, asked: Asked, rotation: int
 ) -> Image:
     context, origin = operation.context, asked.origin
     # Room for the new one, which comes last: its content gets its name with the transaction.
@@ -132,7 +145,7 @@ def _insert(
     return captured.insert_captured(context, writer, content, origin)
 
 
-def _give_up(operation: Operation, asked: _Asked, error: BaseException) -> None:
+def _give_up(operation: Operation, asked: Asked, error: BaseException) -> None:
     """No image: nothing goes on with the server any more."""
     why = error.message if isinstance(error, StackctlError) else type(error).__name__
     with write(operation.context.cloud) as writer:

@@ -49,10 +49,17 @@ def refuse_root(reader: Reader, server: Row, action: str, hint: str) -> None:
 
 
 def tie(reader: Reader, server_id: str) -> Row | None:
-    """A volume of a server that keeps it on its host: one that is there and that no other host
-    reaches."""
-    tied = (row for row in of_server(reader, server_id) if row["host_id"] is not None)
+    """A volume of a server that keeps it on its host, since no other one reaches it: one that is
+    there before one that is still to be made."""
+    rows = sorted(of_server(reader, server_id), key=lambda row: not row["built"])
+    tied = (row for row in rows if row["host_id"] is not None)
     return next((row for row in tied if not keeping.is_shared(reader, row)), None)
+
+
+def at_work(reader: Reader, server_id: str) -> Row | None:
+    """A shared volume of a server that its host has still to do with."""
+    shared = (row for row in of_server(reader, server_id) if keeping.is_shared(reader, row))
+    return next((row for row in shared if not keeping.may_move(reader, row)), None)
 
 
 def types_of(reader: Reader, server_id: str) -> frozenset[str]:

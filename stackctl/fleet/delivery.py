@@ -135,8 +135,14 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def read_archive(archive: Archive) -> bytes:
-    """The bytes of an archive, as promised by its hash; a damaged cache is built anew."""
-    content = archive.path.read_bytes()
+    """The bytes of an archive, as promised by its hash; a damaged cache is built anew.
+
+    Another version of stackctl that runs meanwhile may have tidied it away.
+    """
+    try:
+        content = archive.path.read_bytes()
+    except FileNotFoundError:
+        content = b""
     if hashlib.sha256(content).hexdigest() == archive.sha256:
         return content
     with _looking:

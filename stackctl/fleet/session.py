@@ -29,7 +29,7 @@ _SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
 OpenImage = Callable[[str], BinaryIO]
 OfferPeer = Callable[[str, bool], Peer | None]
-OfferDisk = Callable[[str, str], Peer]
+OfferDisk = Callable[[str, str, bool], Peer]
 
 
 def _no_file(sha256: str) -> BinaryIO:
@@ -40,7 +40,7 @@ def _no_peer(sha256: str, failed: bool) -> Peer | None:
     return None
 
 
-def _no_giver(disk_id: str, host_id: str) -> Peer:
+def _no_giver(disk_id: str, host_id: str, failed: bool) -> Peer:
     raise NotFound(f"nobody said how to reach the host of disk {disk_id}")
 
 
@@ -83,7 +83,7 @@ class AgentSession:
         while True:
             message = self._channel.receive_message("want", "step", "hello")
             if message["type"] == "want" and "disk" in message:
-                self._send_giver(message["disk"], sources)
+                self._send_giver(message["disk"], sources, again="why" in message)
             elif message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
                     self._send_image(sha256, again="why" in message)
@@ -112,7 +112,7 @@ class AgentSession:
         while True:
             message = self._channel.receive_message("want", "reports", "step", "done")
             if message["type"] == "want" and "disk" in message:
-                self._send_giver(message["disk"], sources)
+                self._send_giver(message["disk"], sources, again="why" in message)
             elif message["type"] == "want":
                 for sha256 in untrusted.hashes(message.get("hashes"), allowed):
                     if sha256 in images:
@@ -244,14 +244,17 @@ class AgentSession:
         else:
             self._channel.send({"type": "blob", "sha256": sha256, "peer": asdict(peer)})
 
-    def _send_giver(self, disk_id: Any, sources: Mapping[str | None, str | None]) -> None:
+    def _send_giver(
+        self, disk_id: Any, sources: Mapping[str | None, str | None], *, again: bool
+    ) -> None:
         """Say which other host has the disk that one of this host is to be a copy of."""
         host_id = sources.get(disk_id) if isinstance(disk_id, str) else None
         if host_id is None:
             raise AgentFailed(f"Host {self.name} asks for a disk that is not for it.")
         answer: dict[str, Any] = {"type": "peer", "disk": disk_id}
         try:
-            self._channel.send({**answer, "peer": asdict(self._disk_peer(disk_id, host_id))})
+            peer = self._disk_peer(disk_id, host_id, again)
+            self._channel.send({**answer, "peer": asdict(peer)})
         except StackctlError as error:
             self._channel.send({**answer, "error": error.message.rstrip(".")})
 
@@ -327,7 +330,7 @@ def open_session(
 
     ``open_image(sha256)`` opens the content of an image of the opening that the host lacks;
     ``peer(sha256, failed)`` names another host that gives it, if any; ``failed``: the last one
-    was of no use; ``disk_peer(disk_id, host_id)`` opens a disk of another host, or says why not.
+    was of no use; ``disk_peer(disk_id, host_id, failed)`` opens a disk of another host.
     ``progress(what, bytes_done, bytes_total)`` during transfers; ``on_step`` gets
     the agent's steps. Raises HostUnreachable, HostKeyMismatch, HostBusy, Conflict, HostAhead or
     AgentFailed.

@@ -65,6 +65,7 @@ def _require_empty(reader: Reader, row: Row, off_for_good: bool) -> None:
         )
     _require_no_routers(reader, row)
     _require_no_volumes(reader, row)
+    _require_no_moves(reader, row)
     waiting = reader.value(
         "SELECT count(*) FROM tombstones WHERE host_id = ? AND acknowledged_at IS NULL", row["id"]
     )
@@ -85,6 +86,21 @@ def _require_no_routers(reader: Reader, row: Row) -> None:
         raise Conflict(
             f"{len(routers)} routers are on host {row['name']}: {names}. Nothing was changed.",
             hint=f"move them first: stackctl router-move {routers[0]}",
+        )
+
+
+def _require_no_moves(reader: Reader, row: Row) -> None:
+    """What a server left behind on this host goes when its move is confirmed."""
+    moved = reader.column(
+        "SELECT servers.name FROM migrations JOIN servers ON servers.id = migrations.server_id "
+        "WHERE migrations.claim_host_id = ? AND servers.deleted_at IS NULL ORDER BY servers.name",
+        row["id"],
+    )
+    if moved:
+        raise Conflict(
+            f"{len(moved)} servers that move, or were moved, have disks or room on host "
+            f"{row['name']}: {', '.join(moved[:5])}. Nothing was changed.",
+            hint=f"stackctl resize-confirm {moved[0]}   (or resize-revert)",
         )
 
 

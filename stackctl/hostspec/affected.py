@@ -58,9 +58,11 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
     return Affected(frozenset(carrying & live), frozenset((around - carrying) & live))
 
 
+# A fenced host has its tombstones already, and obeys them when it returns.
 _HOSTS_OF_SERVERS = """
 SELECT host_id FROM servers WHERE id IN ({0}) AND host_id IS NOT NULL
-UNION SELECT host_id FROM tombstones WHERE server_id IN ({0}) AND acknowledged_at IS NULL
+UNION SELECT host_id FROM tombstones JOIN hosts ON hosts.id = host_id
+  WHERE server_id IN ({0}) AND acknowledged_at IS NULL AND fenced = 0
 UNION SELECT target_host_id FROM migrations WHERE server_id IN ({0}) AND kind = 'live'
   AND status IN ('preparing', 'running')
 """

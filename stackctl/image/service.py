@@ -216,6 +216,19 @@ def _to_status(context: Context, action: str, word: str) -> Done[Image]:
     return change_one(context, action, "image", word, {}, work, image_from)
 
 
+def _refuse_shelved(reader: Reader, image: Image) -> None:
+    """Conflict when an image is all that there is of a server's root disk."""
+    server = reader.one(
+        "SELECT name FROM servers WHERE shelved_image_id = ? AND deleted_at IS NULL", image.id
+    )
+    if server is not None:
+        raise Conflict(
+            f"Image {image.name} is the root disk of server {server['name']}, which is shelved. "
+            "Nothing was deleted.",
+            hint=f"stackctl unshelve {server['name']}   (it goes by itself then)",
+        )
+
+
 def delete_image(context: Context, word: str) -> Done[Image]:
     """Delete an image; its content goes when no other image has the same.
 
@@ -230,6 +243,7 @@ def delete_image(context: Context, word: str) -> Done[Image]:
                 f"Image {image.name} is protected and cannot be deleted.",
                 hint=f"stackctl image-set {image.id} --unprotected",
             )
+        _refuse_shelved(writer, image)
         writer.update("images", image.id, status=states.after(row, "delete"), deleted_at=now())
         return image
 

@@ -19,6 +19,19 @@ def drop_disk(writer: Writer, disk: Row) -> None:
     bury(writer, "disk", disk["id"], disk["server_id"], disk["host_id"])
 
 
+def bury_all(writer: Writer, server: Row) -> None:
+    """Tombstones for a server's domain and disks, wherever each is; its disks' rows are deleted."""
+    bury(writer, "domain", server["id"], server["id"], server["host_id"])
+    for disk in disks_of(writer, server["id"]):
+        bury(writer, "disk", disk["id"], server["id"], disk["host_id"])
+    writer.run(
+        "UPDATE disks SET state = 'deleted', deleted_at = ? "
+        "WHERE server_id = ? AND deleted_at IS NULL",
+        now(),
+        server["id"],
+    )
+
+
 def bury(writer: Writer, kind: str, id_: str, server_id: str, host_id: str | None) -> None:
     """Permit a host to destroy a domain or disk."""
     if host_id is None:

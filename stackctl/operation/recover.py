@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from stackctl.errors import NotFound, StackctlError
 from stackctl.hostspec import affected_hosts
 from stackctl.identity.context import Context
-from stackctl.operation import convergence, live_moves, router_moves, server_moves
+from stackctl.operation import (
+    convergence,
+    evacuations,
+    live_moves,
+    router_moves,
+    server_moves,
+    shelving,
+)
 from stackctl.operation.exchange import is_ahead
 from stackctl.operation.owner import owner_is_alive
 from stackctl.operation.settle import fail_build
@@ -23,6 +30,8 @@ NEXT_PHASES: dict[str, NextPhase] = {
     "resize": server_moves.next_phase,
     "revert-resize": server_moves.next_phase,
     "live-migrate": live_moves.next_phase,
+    "shelve": shelving.next_phase,
+    "evacuate": evacuations.next_phase,
 }
 """By the kind of an operation with several phases: what writes the next one, of plain rows. It gets
 the operation, its hosts that are behind, and those of them that did not answer; it returns the

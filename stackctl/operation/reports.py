@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from agent.spec import HostSpec
 from agent.wire import Fault, Report
+from stackctl.operation import shelving
 from stackctl.operation.backend_reports import backend_seen
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure
@@ -38,7 +39,15 @@ VM_STATES = {
 # Nova has no word for a guest whose memory lies on disk: it is off.
 POWER_STATES = {"SAVED": "SHUTDOWN"}
 
-LASTING_TASKS = ("image-snapshot", "image-backup", "migrating", "resize-prep", "revert-prep")
+LASTING_TASKS = (
+    "image-snapshot",
+    "image-backup",
+    "migrating",
+    "resize-prep",
+    "revert-prep",
+    shelving.COPYING,
+    shelving.LEAVING,
+)
 """Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
 
 KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment", "backend")
@@ -104,6 +113,8 @@ class Reporter:
         server = self._row_here(writer, "servers", report)
         if server is None:
             self._not_removed(writer, report)
+        elif report.result == "failed" and report.facts.get("declined"):
+            self._server_declined(writer, server, report)
         elif report.result == "failed":
             self._server_failed(writer, server, _fault(report))
         elif report.result in WELL or _runs_though_held(report):
@@ -124,9 +135,20 @@ class Reporter:
         if server["launched_at"] is None and vm_state == "active":
             values["launched_at"] = now()
             writer.update("hosts", self.host_id, build_failures=0)
+        if vm_state == "active" and server["shelved_image_id"] is not None:
+            # Its guest runs from a disk made of it: what it was shelved as has done its duty.
+            shelving.drop_image(writer, server)
         if any(server[name] != value for name, value in values.items()):
             self._note(writer, server, "info", _sentence(server, vm_state, report), report.seconds)
         writer.update("servers", server["id"], **values, observed_at=now())
+
+    def _server_declined(self, writer: Writer, server: Row, report: Report) -> None:
+        """A command that could not be obeyed leaves a server as it was."""
+        message = _fault(report).message
+        failure = Failure("server", server["id"], server["name"], self.host_name, message)
+        self.failures.append(failure)
+        self._note(writer, server, "error", message)
+        self._server_seen(writer, server, report)
 
     def _server_failed(self, writer: Writer, server: Row, fault: Fault) -> None:
         """The first fault of a convergence stands: later ones only follow from it."""
@@ -338,7 +360,7 @@ SELECT * FROM servers WHERE id = (SELECT device_id FROM ports WHERE id = ?)
 """,
     "image": """
 SELECT servers.* FROM servers
-JOIN images ON images.id = ifnull(servers.rescue_image_id, servers.image_id)
+JOIN images ON images.id IN (ifnull(servers.rescue_image_id, servers.image_id), shelved_image_id)
 WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
   AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL)
   AND servers.deleted_at IS NULL

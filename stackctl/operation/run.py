@@ -73,14 +73,17 @@ class Operation:
         with write(self.context.cloud, dry_run=self.context.dry_run) as writer:
             value = work(writer)
             affected = affected_hosts(writer, writer.change)
+            fenced = set(writer.column("SELECT id FROM hosts WHERE fenced = 1"))
             for host_id in affected.all:
                 writer.update("hosts", host_id, issued_serial=writer.serial)
             self._hosts |= affected.all
             self._record(writer, remember(value) if remember else None)
             if self.context.dry_run:
-                self._rehearsed = {id_: _spec(writer, id_) for id_ in affected.carrying}
+                asked = affected.without(self._worked_around).carrying
+                self._rehearsed = {id_: _spec(writer, id_) for id_ in asked}
         self.serial = writer.serial
-        self._pending = affected.without(self._worked_around)
+        # A fenced host is told when it returns: nobody waits for its silence meanwhile.
+        self._pending = affected.without(self._worked_around | (fenced & affected.peripheral))
         self._note_change(writer.change)
         return value
 

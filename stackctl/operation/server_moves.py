@@ -112,7 +112,7 @@ def arrive(writer: Writer, migration: Row) -> None:
         values |= {"kept_state": "resized", "vm_state": "resized", "task_state": "resize-finish"}
         set_status(writer, migration, "post-migrating")
     _update(writer, server, **values)
-    _note(writer, server, migration, "moved", there)
+    _note(writer, server, migration, f"came from {writer.get('hosts', origin)['name']}", there)
 
 
 def take_back(writer: Writer, migration: Row, why: str) -> None:
@@ -216,7 +216,8 @@ def _update(writer: Writer, server: Row, **values: Any) -> None:
 def _note(
     writer: Writer, server: Row, migration: Row, message: str, host_id: str, level: str = "info"
 ) -> None:
-    host = writer.get("hosts", host_id)["name"]
+    id_ = migration["operation_id"]
+    user_name = writer.value("SELECT user_name FROM operations WHERE id = ?", id_) or ""
     note(
         writer,
         action="resize" if migration["kind"] == "resize" else "migrate",
@@ -225,6 +226,7 @@ def _note(
         name=server["name"],
         message=message,
         level=level,
-        host=host,
-        operation_id=migration["operation_id"],
+        host=writer.get("hosts", host_id)["name"],
+        user_name=user_name,
+        operation_id=id_,
     )

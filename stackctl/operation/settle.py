@@ -75,7 +75,14 @@ def _settle(
         fault = json.loads(server["fault_json"] or "{}")
         message = fault.get("message", "it is in state ERROR")
         return Failure("server", server["id"], server["name"], fault.get("host", host), message)
-    return _unheard(server, exchange)
+    return _declined(server, exchange) or _unheard(server, exchange)
+
+
+def _declined(server: Row, exchange: Exchange | None) -> Failure | None:
+    """What its host said of a server that is well, though it did not do what was asked."""
+    failures = exchange.failures if exchange is not None else []
+    said = (item for item in failures if (item.kind, item.id) == ("server", server["id"]))
+    return next(said, None)
 
 
 def _unheard(server: Row, exchange: Exchange | None) -> Failure | None:
@@ -89,7 +96,9 @@ def _unheard(server: Row, exchange: Exchange | None) -> Failure | None:
 
 def _settle_deleted(writer: Writer, server: Row, exchange: Exchange | None) -> Failure | None:
     left = writer.value(
-        "SELECT count(*) FROM tombstones WHERE server_id = ? AND acknowledged_at IS NULL",
+        # What a fenced host has goes when it returns: nobody is told of that each time.
+        "SELECT count(*) FROM tombstones JOIN hosts ON hosts.id = host_id "
+        "WHERE server_id = ? AND acknowledged_at IS NULL AND fenced = 0",
         server["id"],
     )
     if not left:

@@ -86,8 +86,11 @@ class Spreading:
                 return peer
             self._let_go(host["id"])
 
-    def disk(self, disk_id: str, host_id: str) -> Peer:
-        """How a disk is fetched from its host; StackctlError when that does not give it."""
+    def disk(self, disk_id: str, host_id: str, failed: bool) -> Peer:
+        """How a disk is fetched from its host; StackctlError when that does not give it.
+
+        ``failed``: what was said before was of no use: the exchange may be dead.
+        """
         host = self._host_of(host_id)
         address = host["address"] if host["transport"] == "ssh" else host["tunnel_address"]
         if address is None:
@@ -97,6 +100,8 @@ class Spreading:
             )
         with self._changed:
             giver = self._givers.setdefault(host_id, _Giver(host))
+            if failed:
+                giver.session = None
         return self._asked(giver, "share-disk", {"disk_id": disk_id}, address)
 
     def failed(self, host: Row) -> None:

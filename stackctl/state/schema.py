@@ -12,6 +12,7 @@ from stackctl.state.schema_live import LIVE_MIGRATION
 from stackctl.state.schema_moving import MOVING
 from stackctl.state.schema_networking import NETWORKING
 from stackctl.state.schema_placing import PLACING
+from stackctl.state.schema_shelving import SHELVING
 from stackctl.state.schema_volumes import VOLUMES
 
 APPLICATION_ID = 0x73746B63  # "stkc"
@@ -412,6 +413,7 @@ MIGRATIONS: tuple[str, ...] = (
     VOLUMES,
     MOVING,
     LIVE_MIGRATION,
+    SHELVING,
     BACKENDS,
 )
 """Script n brings a file from user_version n to n + 1."""

@@ -31,7 +31,7 @@ def killed(fleet: Fleet, at: int, *argv: str) -> int:
     return agents_started(fleet) - before - HOSTS
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_boot_and_delete_finish_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
     reached = 0
     for at in range(1, MAX_POINTS, stride):
@@ -47,11 +47,11 @@ def test_boot_and_delete_finish_though_agents_die_at_any_point(fleet: Fleet, str
         reached += dead
         if dead == 0:
             break
-    assert reached > 20, "agents were not killed"
+    assert reached > 8, "agents were not killed"
     assert at < MAX_POINTS - 1, "the points never end"
 
 
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_power_commands_finish_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
     fleet.boot("a", "--count", "2")
     for at in range(1, MAX_POINTS, stride):

@@ -94,7 +94,7 @@ def words(fleet: Fleet, argv: tuple[str, ...]) -> tuple[str, ...]:
     return (*argv[:-1], str(rule["id"]))
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_survive_a_controller_killed_at_any_point(
     routed: Fleet, name: str, stride: int
@@ -127,7 +127,7 @@ def die_and_go_on(fleet: Fleet, argv: tuple[str, ...], at: int) -> bool:
 REQUESTS = "SELECT id FROM operations"
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_finish_though_agents_die_at_any_point(
     routed: Fleet, name: str, stride: int
@@ -219,7 +219,7 @@ def test_a_router_whose_host_is_fenced_is_moved_and_never_twice(routed: Fleet) -
     assert router_host(routed) == there
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_router_is_on_one_host_though_the_controller_dies_while_it_moves(
     routed: Fleet, stride: int
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_router_is_on_one_host_though_the_controller_dies_while_it_moves(
     raise AssertionError("the points never end")
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_router_moves_though_agents_die_at_any_point(routed: Fleet, stride: int) -> None:
     move = ("router-move", "edge")
     usual = logins_of(routed, move)

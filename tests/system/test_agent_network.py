@@ -458,7 +458,7 @@ def kills(host: NetHost, before: HostSpec, after: HostSpec, stride: int) -> Iter
         number += stride
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_death_between_any_two_effects_is_repaired(lone: NetHost, stride: int) -> None:
     lone.ok("ip", "link", "add", "nic2", "type", "veth", "peer", "nic3")
     mapping = BridgeMapping("physnet1", "br-nic2", "nic2")

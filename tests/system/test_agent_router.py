@@ -600,7 +600,7 @@ def test_flows_that_a_death_left_are_cut_by_the_next_convergence(
     site.one.converge(spec_of(1))
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_death_between_any_two_effects_is_repaired(lone: NetHost, stride: int) -> None:
     bare, full = without_router(lone_spec()), lone_spec()
     making = set(kills(lone, bare, full, stride))

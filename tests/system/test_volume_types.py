@@ -152,44 +152,38 @@ def test_a_volume_lives_in_a_place_that_hosts_share(world: Fleet, place: Place) 
     assert len(place.files()) == 4 + len(place.claim)
 
 
-def test_a_server_on_nfs_goes_from_host_to_host_with_its_data(
+def boot_from_nfs(fleet: Fleet, nfs: NfsServer) -> None:
+    """A server first on host1, booted from the volume root of the type nas."""
+    fleet.run("volume-type-create", "nas", "--nfs", f"{nfs.address}:{EXPORT}")
+    image = ("--image", "volume-guest", "--size", "1")
+    fleet.run("volume-create", "root", *image, "--type", "nas")
+    fleet.run("boot", "first", "--boot-volume", "root", *BOOTED, "--host", "host1")
+
+
+BOOTED = ("--flavor", "small", "--nic", "net=faults", "--key", "volumes", "--wait", "ssh")
+
+
+@pytest.mark.slow
+def test_a_server_on_nfs_is_switched_off_and_goes_on_elsewhere_and_another_has_its_data(
     world: Fleet, guest: Guest, nfs: NfsServer
 ) -> None:
-    world.run("volume-type-create", "nas", "--nfs", f"{nfs.address}:{EXPORT}")
-    words = ("--flavor", "small", "--nic", "net=faults", "--key", "volumes", "--wait", "ssh")
-    image = ("--image", "volume-guest", "--size", "1")
-    world.run("volume-create", "root", *image, "--type", "nas")
-    world.run("boot", "first", "--boot-volume", "root", *words, "--host", "host1")
-    guest("first", "echo kept > /root/kept; sync; echo alive > /run/memory")
-
-    # While it runs: its memory goes, its disk is there already.
-    world.run("live-migrate", "first", "host2")
-    assert (world.servers()["first"]["Host"], volume(world, "root")["Cared for by"]) == (
-        "host2",
-        "host2",
-    )
-    assert guest("first", "cat /run/memory").strip() == "alive"
-    guest("first", "cat /root/kept > /root/again; sync")
-    world.check_at_rest()
-
-    # Switched off, and on again.
-    world.run("migrate", "first", "--host", "host1")
+    boot_from_nfs(world, nfs)
+    guest("first", "echo kept > /root/kept; sync")
+    world.run("migrate", "first", "--host", "host2")
     world.run("resize-confirm", "first")
-    assert world.servers()["first"]["Host"] == "host1"
-    eventually(lambda: answers(world, guest, "first"), "the guest, booted again", seconds=90)
-    assert guest("first", "cat /root/again").strip() == "kept"
+    assert world.servers()["first"]["Host"] == volume(world, "root")["Cared for by"] == "host2"
+    eventually(lambda: answers(guest, "first"), "the guest, booted again", seconds=90)
+    assert guest("first", "cat /root/kept").strip() == "kept"
     world.check_at_rest()
-
-    # And as another server.
     world.run("delete", "--yes", "first")
-    world.run("boot", "second", "--boot-volume", "root", *words, "--host", "host2")
-    assert guest("second", "cat /root/again").strip() == "kept"
+    world.run("boot", "second", "--boot-volume", "root", *BOOTED, "--host", "host1")
+    assert guest("second", "cat /root/kept").strip() == "kept"
     delete_everything(world)
     world.run("volume-type-delete", "nas")
     world.check_at_rest()
 
 
-def answers(fleet: Fleet, guest: Guest, name: str) -> bool:
+def answers(guest: Guest, name: str) -> bool:
     """Whether somebody can log in."""
     try:
         return guest(name, "echo yes").strip() == "yes"
@@ -259,6 +253,31 @@ def test_a_server_of_files_that_is_down_is_told_and_waited_for_by_nobody(
     world.run("volume-retry", "data")
     world.run("volume-attach", "vm", "data")
     assert volume(world)["Status"] == "in-use"
+    delete_everything(world)
+    world.run("volume-type-delete", "nas")
+    world.check_at_rest()
+
+
+def test_a_server_on_nfs_goes_on_elsewhere_while_it_runs_and_when_its_host_dies(
+    world: Fleet, guest: Guest, nfs: NfsServer
+) -> None:
+    """The last one: what else is set up on the host that dies is gone."""
+    boot_from_nfs(world, nfs)
+    guest("first", "echo kept > /root/kept; sync; echo alive > /run/memory")
+    world.run("live-migrate", "first", "host2")
+    assert world.servers()["first"]["Host"] == volume(world, "root")["Cared for by"] == "host2"
+    assert guest("first", "cat /run/memory").strip() == "alive"
+    guest("first", "cat /root/kept > /root/again; sync")
+    world.check_at_rest()
+
+    world.kill_host("host2")
+    world.run("host-evacuate", "--yes", "--fence", "host2")
+    assert world.servers()["first"]["Host"] == volume(world, "root")["Cared for by"] == "host1"
+    eventually(lambda: answers(guest, "first"), "the guest, booted on another host", seconds=90)
+    assert guest("first", "cat /root/again").strip() == "kept"
+    world.start_host("host2")
+    world.run("host-return", "host2")
+    world.check_at_rest()
     delete_everything(world)
     world.run("volume-type-delete", "nas")
     world.check_at_rest()

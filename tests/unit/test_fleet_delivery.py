@@ -64,6 +64,14 @@ def test_a_damaged_cache_is_built_anew():
     assert delivery.agent_archive() == archive
 
 
+def test_an_archive_that_another_version_tidied_away_is_built_anew():
+    archive = delivery.agent_archive()
+    archive.path.unlink()
+    content = delivery.read_archive(archive)
+    assert zipfile.ZipFile(io.BytesIO(content)).testzip() is None
+    assert delivery.agent_archive() == archive
+
+
 def test_the_cache_is_private_and_small(tmp_path, monkeypatch, cache):
     source = tmp_path / "main.py"
     monkeypatch.setattr(delivery, "_sources", lambda: iter([("agent/main.py", source)]))

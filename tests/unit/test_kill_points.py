@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 
 from stackctl import killpoint
-from stackctl.compute import migrating, rebuilding, resizing, service, snapshots, views
+from stackctl.compute import (
+    evacuating,
+    migrating,
+    rebuilding,
+    resizing,
+    service,
+    shelving,
+    snapshots,
+    views,
+)
 from stackctl.compute.attachments import attach_volume, detach_volume
 from stackctl.errors import StackctlError
 from stackctl.network import service as network
 from stackctl.operation import recover
 from stackctl.operation.keep import converge_hosts
-from stackctl.state import Cloud
+from stackctl.state import Cloud, write
 from stackctl.volume import service as volumes
 from stackctl.volume.snapshots import create_snapshot
 from stackctl.volume.types import NewVolume
@@ -23,7 +32,7 @@ from tests.builders import furnished, new_world, open_world
 from tests.unit.test_images import qcow2
 
 FORK = multiprocessing.get_context("fork")
-SETTLED = {"ACTIVE", "SHUTOFF", "ERROR", "RESCUE", "VERIFY_RESIZE"}
+SETTLED = {"ACTIVE", "SHUTOFF", "ERROR", "RESCUE", "VERIFY_RESIZE", "SHELVED_OFFLOADED"}
 ROUTED = "SELECT id FROM ports WHERE device_owner LIKE 'network:router%'"
 
 
@@ -133,6 +142,23 @@ def snapshot(world):
     snapshots.backup(world.context, "old-1", "copy", "daily", 1)
 
 
+def shelve(world):
+    world.fleet.content = qcow2()
+    shelving.shelve(world.context, "old-1").check()
+
+
+def unshelve(world):
+    shelve(world)
+    shelving.unshelve(world.context, "old-1").check()
+
+
+def evacuate(world):
+    with write(world.cloud) as writer:
+        lost = world.rows("SELECT host_id FROM servers WHERE name = 'old-1'")[0]["host_id"]
+        writer.update("hosts", lost, fenced=1)
+    evacuating.evacuate(world.context, ["old-1"]).check()
+
+
 COMMANDS = [
     attach,
     detach,
@@ -157,6 +183,9 @@ COMMANDS = [
     migrate_to_a_dead_host,
     migrate_to_a_full_host,
     snapshot,
+    shelve,
+    unshelve,
+    evacuate,
 ]
 
 

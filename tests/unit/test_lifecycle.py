@@ -8,7 +8,8 @@ from stackctl.errors import Conflict, HostUnreachable, PartlyDone
 from stackctl.state import write
 
 BUILT = {"active", "stopped", "paused", "suspended", "rescued", "resized", "error"}
-STATES = ("building", "soft-delete", *sorted(BUILT))
+SHELVED = {"shelved", "shelved_offloaded"}
+STATES = ("building", "soft-delete", *sorted(BUILT | SHELVED))
 ALLOWED = {
     "start": {"stopped"},
     "stop": {"active", "error"},
@@ -31,10 +32,14 @@ ALLOWED = {
     "migrate": {"active", "stopped"},
     "confirm-resize": {"resized"},
     "revert-resize": {"resized", "error"},
-    "soft-delete": {*BUILT, "building"},
+    "soft-delete": {*BUILT, *SHELVED, "building"},
     "restore": {"soft-delete"},
-    "rename": BUILT,
-    "set": BUILT,
+    "shelve": {"active", "stopped", "paused", "suspended"},
+    "shelve-offload": {"shelved"},
+    "unshelve": SHELVED,
+    "evacuate": BUILT,
+    "rename": BUILT | SHELVED,
+    "set": BUILT | SHELVED,
 }
 WHILE_LOCKED = {"rename", "snapshot", "backup"}
 
@@ -95,6 +100,9 @@ def test_a_locked_server_refuses(action):
         ("rescued", None, "RESCUE"),
         ("resized", None, "VERIFY_RESIZE"),
         ("soft-delete", None, "SOFT_DELETED"),
+        ("shelved", None, "SHELVED"),
+        ("shelved_offloaded", None, "SHELVED_OFFLOADED"),
+        ("building", "rebuilding", "REBUILD"),
         ("active", "rebuilding", "REBUILD"),
         ("stopped", "resizing", "RESIZE"),
         ("resized", "resize-reverting", "REVERT_RESIZE"),

@@ -8,7 +8,9 @@ from agent.wire import Fault, Report
 from stackctl.compute import service
 from stackctl.errors import PartlyDone, ResourceFailed
 from stackctl.hostspec import build_spec, load_snapshot
+from stackctl.operation.exchange import Exchange
 from stackctl.operation.reports import Reporter
+from stackctl.operation.settle import settle_servers
 from stackctl.state import write
 
 
@@ -96,6 +98,20 @@ class TestFailures:
         pair.trouble("h1")
         service.change_power(pair.context, "reboot-hard", ["vm"]).check()
         assert pair.servers() == {"vm": "ACTIVE"}
+
+    def test_a_command_that_could_not_be_obeyed_leaves_the_server_as_it_was(self, pair):
+        pair.booted(host="h1")
+        row = pair.rows("SELECT * FROM servers")[0]
+        facts = {"power_state": "RUNNING", "declined": True}
+        no = Report("domain", row["id"], "failed", row["version"], facts, Fault("no room"))
+        (failure,) = tell(pair, "h1", no)
+        assert (failure.kind, failure.name, failure.message) == ("server", "vm", "no room")
+        assert pair.servers() == {"vm": "ACTIVE"}
+        assert fault(pair) is None
+        with write(pair.cloud) as writer:
+            said = {row["host_id"]: Exchange(row["host_id"], "h1", failures=[failure])}
+            failures, well = settle_servers(writer, [row["id"]], said, row["operation_id"])
+        assert (failures, well) == ([failure], 0)
 
     def test_the_exchange_lost_in_error_ends_the_task_too(self, pair):
         pair.booted(host="h1")

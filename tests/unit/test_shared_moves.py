@@ -3,9 +3,12 @@
 import pytest
 
 from stackctl.compute.attachments import attach_volume, detach_volume
+from stackctl.compute.evacuating import evacuate
 from stackctl.compute.live_migration import live_migrate
 from stackctl.compute.migrating import migrate
+from stackctl.compute.rehousing import Wish
 from stackctl.compute.resizing import confirm, revert
+from stackctl.compute.shelving import shelve, unshelve
 from stackctl.errors import (
     Conflict,
     HostUnreachable,
@@ -14,6 +17,7 @@ from stackctl.errors import (
     ResourceFailed,
     StackctlError,
 )
+from stackctl.hosts.leaving import fence_host, return_host
 from stackctl.operation import recover
 from stackctl.state import write
 from stackctl.volume.service import extend_volume, show_volume
@@ -149,3 +153,60 @@ def test_a_volume_does_not_grow_while_its_server_is_on_its_way(nas):
         writer.run("UPDATE servers SET task_state = 'migrating'")
     with pytest.raises(Conflict, match="in task_state migrating: it cannot grow until that is"):
         extend_volume(nas.context, "data", 9)
+
+
+def lose(world, name="h1"):
+    world.trouble(name, unreachable=True)
+    fence_host(world.context, name)
+
+
+def test_servers_of_a_lost_host_have_their_shared_volumes_elsewhere(nas):
+    lose(nas)
+    evacuate(nas.context, ["disk"]).check()
+    assert places(nas) == ("h2", "h2", "h2")
+    assert nas.servers() == {"disk": "ACTIVE"}
+    assert len(together(nas)) == 2
+    assert plugged(nas)["h2"] > 0
+    # Should it come back: what it has of the server goes, and nothing of the volumes.
+    nas.trouble("h1")
+    return_host(nas.context, "h1").check()
+    assert list(nas.fleet.domains().values()) == ["h2"]
+    assert places(nas) == ("h2", "h2", "h2")
+    assert len(together(nas)) == 2
+    detach_volume(nas.context, "disk", "data").check()
+    assert show_volume(nas.context, "data").status == "available"
+
+
+def test_a_volume_of_the_lost_host_alone_keeps_its_server_there(nas):
+    create(nas, "own", type="local").check()
+    attach_volume(nas.context, "disk", "own").check()
+    lose(nas)
+    with pytest.raises(Conflict, match="Its volume own is a file on host h1"):
+        evacuate(nas.context, ["disk"]).check()
+    assert places(nas) == ("h1", "h1", "h1")
+
+
+def test_a_volume_that_was_not_complete_stays_with_the_lost_host(nas):
+    with write(nas.cloud) as writer:
+        writer.run("UPDATE volumes SET built = 0 WHERE name = 'data'")
+    lose(nas)
+    with pytest.raises(Conflict, match="Its volume data was not made yet"):
+        evacuate(nas.context, ["disk"]).check()
+
+
+def test_an_evacuation_that_no_host_hears_of_is_taken_back_with_the_volumes(nas):
+    lose(nas)
+    nas.trouble("h2", unreachable=True)
+    with pytest.raises(HostUnreachable):
+        evacuate(nas.context, ["disk"]).check()
+    assert places(nas) == ("h1", "h1", "h1")
+    nas.trouble("h2")
+    evacuate(nas.context, ["disk"]).check()
+    assert places(nas) == ("h2", "h2", "h2")
+
+
+def test_a_shelved_server_on_shared_volumes_comes_back_on_any_host(nas):
+    shelve(nas.context, "disk").check()
+    unshelve(nas.context, "disk", Wish("h2")).check()
+    assert places(nas) == ("h2", "h2", "h2")
+    assert list(nas.fleet.domains().values()) == ["h2"]

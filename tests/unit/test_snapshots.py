@@ -151,7 +151,7 @@ class TestSnapshot:
         def die(*_):
             raise Killed
 
-        monkeypatch.setattr("stackctl.compute.snapshots._receive", die)
+        monkeypatch.setattr("stackctl.compute.snapshots.receive", die)
         monkeypatch.setattr("stackctl.compute.snapshots._give_up", lambda *_: None)
         with pytest.raises(Killed):
             snapshot(up.asked(request_id="r"), "vm", "snap")
