@@ -227,14 +227,14 @@ def bury(writer: Writer, volume: Row, table: str = "volumes") -> None:
     writer.change.volumes.add(volume["id"])
 
 
-def _new_row(context: Context, reader: Writer, wanted: NewVolume) -> Row:
-    origin = _origin(context, reader, wanted)
+def _new_row(context: Context, writer: Writer, wanted: NewVolume) -> Row:
+    origin = _origin(context, writer, wanted)
     size_gb = _size(wanted, origin)
-    image = None if wanted.image is None else _image(context, reader, wanted.image, size_gb)
-    kind = _type(context, reader, wanted, origin)
-    host_id = _place(reader, wanted, origin, kind)
+    image = None if wanted.image is None else _image(context, writer, wanted.image, size_gb)
+    kind = _type(context, writer, wanted, origin)
+    host_id = _place(writer, wanted, origin, kind)
     row = _row(context, wanted, kind, host_id, size_gb)
-    room.require_room(reader, row, size_gb)
+    room.require_room(writer, row, size_gb)
     return row | {
         "image_id": origin["image_id"] if origin else image and image["id"],
         "source_id": origin and origin["id"],
@@ -259,19 +259,19 @@ def _row(
     }
 
 
-def _origin(context: Context, reader: Writer, wanted: NewVolume) -> Row | None:
+def _origin(context: Context, writer: Writer, wanted: NewVolume) -> Row | None:
     """The volume or snapshot that a new volume is to be a copy of."""
     if wanted.source is not None:
-        return copyable(context, reader, wanted.source)
+        return copyable(context, writer, wanted.source)
     if wanted.snapshot is None:
         return None
-    row = own_snapshot(context, reader, wanted.snapshot)
+    row = own_snapshot(context, writer, wanted.snapshot)
     if row["status"] != "available":
         raise Conflict(
             f"Invalid snapshot: the status of snapshot {row['name']} must be available, but it is "
             f"{row['status']}. Nothing was made."
         )
-    return keeping.with_able_keeper(reader, row, "volume_snapshots")
+    return keeping.with_able_keeper(writer, row, "volume_snapshots")
 
 
 def own_snapshot(context: Context, reader: Reader, word: str) -> Row:
@@ -279,18 +279,18 @@ def own_snapshot(context: Context, reader: Reader, word: str) -> Row:
     return find_own(context, reader, "volume_snapshots", word, noun="volume snapshot")
 
 
-def copyable(context: Context, reader: Writer, word: str) -> Row:
+def copyable(context: Context, writer: Writer, word: str) -> Row:
     """A volume that has something to copy."""
-    volume = own_volume(context, reader, word)
-    states.require(reader, volume, "copy")
-    _refuse_busy(reader, volume, "be copied")
+    volume = own_volume(context, writer, word)
+    states.require(writer, volume, "copy")
+    _refuse_busy(writer, volume, "be copied")
     if volume["host_id"] is None:
         raise Conflict(
             f"Volume {volume['name']} has no file yet: nothing was written to it that could be "
             "copied.",
             hint=f"stackctl volume-attach SERVER {volume['name']}",
         )
-    return keeping.with_able_keeper(reader, volume)
+    return keeping.with_able_keeper(writer, volume)
 
 
 def _type(context: Context, reader: Reader, wanted: NewVolume, origin: Row | None) -> Row | None:
