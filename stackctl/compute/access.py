@@ -71,6 +71,7 @@ def ssh_endpoint(context: Context, word: str) -> SshEndpoint:
     """The address to reach a server's SSH port at, from inside its host."""
     with read(context.cloud) as reader:
         row = server_row(context, reader, word)
+        _host_of(reader.get("hosts", row["host_id"]) if row["host_id"] else None, word)
         server = servers_by_id(reader, [row["id"]])[0]
         served = _subnets_with_dhcp(reader)
     # IPv4 first: guests take its address before they have made or asked for one of IPv6.

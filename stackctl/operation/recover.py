@@ -110,7 +110,10 @@ def _next_phases(context: Context, settled: Sequence[Recovered]) -> list[Recover
 def _roll_forward(context: Context, dead: Sequence[Row]) -> list[Recovered]:
     if not dead:
         return []
-    hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])}
+    with read(context.cloud) as reader:
+        # A fenced host is told when it returns: nobody waits for its silence meanwhile.
+        fenced = set(reader.column("SELECT id FROM hosts WHERE fenced = 1"))
+    hosts = {host_id for row in dead for host_id in json.loads(row["hosts_json"])} - fenced
     exchanges = convergence.converge(context, hosts, (), dead[0]["id"])
     errors = {item.host_id: item.error.message for item in exchanges if item.error is not None}
     _look(context, dead)

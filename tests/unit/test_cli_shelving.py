@@ -131,3 +131,19 @@ def test_list_asks_when_it_is_told_to(up):
     assert (
         "Warning: Host h1 does not answer. Its servers are shown as they were last" in told.stderr
     )
+
+
+def test_what_is_said_of_a_shelved_server(up):
+    invoke("shelve", "vm-1")
+    (shown,) = json.loads(f"[{invoke('show', 'vm-1', '-f', 'json').stdout}]")
+    assert (shown["Status"], shown["VM State"], shown["Host"]) == (
+        "SHELVED_OFFLOADED",
+        "shelved_offloaded",
+        "",
+    )
+    assert "vm-1" in invoke("explain", "vm-1").output
+    for words in (["console-log", "vm-1"], ["ssh", "vm-1", "true"]):
+        assert "vm-1" in refused(4, *words)
+    assert "vm_state shelved_offloaded" in refused(4, "interface-attach", "vm-1", "--net", "net")
+    assert invoke("topology").exit_code == 0
+    assert invoke("reachability").exit_code == 0

@@ -308,7 +308,9 @@ class TestEvacuate:
             with pytest.raises(Killed):
                 evacuating.evacuate(lost.context, ["vm-1", "vm-2"])
         assert set(lost.servers().values()) == {"REBUILD"}
+        lost.fleet.opened.clear()
         (found,) = recover(lost.context)
+        assert lost.fleet.opened.keys() == {"h2"}
         assert found.outcome == "done"
         assert set(lost.servers().values()) == {"ACTIVE"}
         come_back(lost, "h1")
