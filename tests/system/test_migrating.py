@@ -168,7 +168,7 @@ def test_hosts_that_are_down_or_full_leave_it_where_it_was(fleet: Fleet) -> None
     fleet.check_at_rest()
 
 
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_move_is_finished_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
     hashed = written(fleet)
     for number in range(1, MAX_POINTS, stride):
@@ -202,7 +202,7 @@ def agents_killed(fleet: Fleet, number: int, *argv: str) -> int:
     return sum(after) - sum(before) - sum(plain)
 
 
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_move_is_finished_or_undone_though_the_controller_dies_at_any_point(
     fleet: Fleet, stride: int
 ) -> None:

@@ -409,3 +409,72 @@ def test_the_diary_tells_of_it(up):
     assert told[0] == "migrate asked for: from h1 to h2"
     assert told[1] == "came from h1"
     assert json.loads(up.value("SELECT progress_json FROM migrations")) == {}
+
+
+class Interrupted(Exception):
+    """The end of a command in the middle."""
+
+
+def interrupted(world, number, work) -> None:
+    """Do something whose process ends when it opens its n-th exchange."""
+    count = []
+
+    def end(host):
+        count.append(host)
+        if len(count) >= number:
+            raise Interrupted
+
+    world.fleet.before_open = end
+    with pytest.raises(Interrupted):
+        work()
+    world.fleet.before_open = None
+
+
+@pytest.mark.parametrize("silent", [None, "h1", "h2"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
+def test_recover_finishes_or_undoes_it_whoever_is_silent(up, number, silent):
+    interrupted(up, number, lambda: migrate(up.context, "vm"))
+    if silent is not None:
+        up.trouble(silent, unreachable=True)
+    (found,) = recover(up.context)
+    if silent is None:
+        assert found.outcome in ("done", "failed")
+    if silent == "h2" and number <= 4:
+        # What the other host has not taken over is not waited for.
+        assert (where(up), up.servers()) == ("h1", {"vm": "ACTIVE"})
+    if silent is not None:
+        up.trouble(silent)
+        recover(up.context)
+    went = {1: False, 2: False, 5: True, 6: True}.get(number)
+    if silent is None and went is not None:
+        assert where(up) == ("h2" if went else "h1")
+    expected = {"h1": "ACTIVE", "h2": "VERIFY_RESIZE"}[where(up)]
+    assert up.servers() == {"vm": expected}
+    assert runs(up) == {where(up): "RUNNING"}
+    assert up.value("SELECT count(*) FROM migrations WHERE status LIKE '%migrating'") == 0
+    at_rest(up)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
+def test_recover_finishes_or_undoes_a_way_back(up, number):
+    old = disks(up, "h1")
+    migrate(up.context, "vm").check()
+    interrupted(up, number, lambda: revert(up.context, "vm"))
+    recover(up.context)
+    expected = {"h1": "ACTIVE", "h2": "VERIFY_RESIZE"}[where(up)]
+    assert (up.servers(), runs(up)) == ({"vm": expected}, {where(up): "RUNNING"})
+    at_rest(up)
+    if where(up) == "h2":
+        revert(up.context, "vm").check()
+    assert disks(up, "h1") == old
+    at_rest(up)
+
+
+def test_a_request_whose_command_died_goes_on_or_begins_anew(up):
+    asked = up.asked(request_id="once")
+    interrupted(up, 6, lambda: migrate(asked, "vm"))
+    done = migrate(asked, "vm")
+    done.check()
+    assert done.value.status == "VERIFY_RESIZE"
+    assert statuses(up) == ["finished"]
+    at_rest(up)
