@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
-from agent import killpoint, layout, store
+from agent import killpoint, layout, store, whereabouts
 from agent.faults import StepFailed, fault_of
 from agent.resources import configdrive, domain_power, nic
 from agent.resources.base import Facts, Host, Step
@@ -89,14 +89,16 @@ class DomainKind:
             return step
 
         def remove() -> Facts:
-            if view is not None:
-                host.seen.pop(nic.RUNNING, None)
-                libvirt_conn.destroy(tombstone.id)
-                killpoint.reached(f"domain {tombstone.id} destroyed")
-                libvirt_conn.undefine(tombstone.id)
-                killpoint.reached(f"domain {tombstone.id} undefined")
-            for path in left:
-                files.remove_folder(path)
+            # One that is on its way here now comes to its end first, wherever that is.
+            with whereabouts.alone(host.data, tombstone.id, whereabouts.END_LIMIT_S):
+                if libvirt_conn.observe_one(tombstone.id) is not None:
+                    host.seen.pop(nic.RUNNING, None)
+                    libvirt_conn.destroy(tombstone.id)
+                    killpoint.reached(f"domain {tombstone.id} destroyed")
+                    libvirt_conn.undefine(tombstone.id)
+                    killpoint.reached(f"domain {tombstone.id} undefined")
+                for path in _belongings(host, tombstone.id):
+                    files.remove_folder(path)
             return {"exists": False}
 
         return replace(step, why="deleted", apply=remove, parallel=True)

@@ -221,9 +221,8 @@ class _Journey:
                     f"runs: {whys[asked['id']]}. Nothing was done.",
                     hint=f"stackctl migrate {server['name']} --host {asked['name']}",
                 )
-        return moving.choose_host(
-            self.operation.context, writer, server, self.operation.id, self.host_word, whys
-        )
+        asking = (self.operation.context, writer, server, self.operation.id)
+        return moving.choose_host(*asking, self.host_word, whys, "live-migrate")
 
     def _refuse_unfit(self) -> None:
         """Ask both hosts, before anything is made, whether this guest can go on there."""

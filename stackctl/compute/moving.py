@@ -83,6 +83,7 @@ def choose_host(
     operation_id: str,
     host_word: str | None = None,
     without: Collection[str] = (),
+    action: str = "migrate",
 ) -> Row:
     """The other host that a server goes to: the one that is named, or the best one.
 
@@ -98,7 +99,7 @@ def choose_host(
         raise Conflict(
             f"Instance {server['name']} was booted for host {pinned} (--host): it goes to another "
             "one only by name. Nothing was done.",
-            hint=f"stackctl migrate {server['name']} --host HOST",
+            hint=f"stackctl {action} {server['name']} --host HOST",
         )
     decision = another_host(context, writer, server, {server["host_id"], *without})
     context.watch.decided(decision)
@@ -144,6 +145,9 @@ def end_moves(writer: Writer, server_id: str) -> None:
         status = "confirmed" if row["status"] == "finished" else row["status"]
         ended = "cancelled" if status in (*OPEN, "queued", "preparing", "running") else status
         set_status(writer, row, ended, claim_host_id=None)
+        if row["kind"] == "live" and ended == "cancelled":
+            # A guest may be on its way there, or have come just now.
+            bury(writer, "domain", server_id, server_id, row["target_host_id"])
 
 
 def announce(writer: Writer, server_id: str, host_id: str) -> None:

@@ -206,7 +206,7 @@ def _session(
             opening,
             open_image=lambda sha256: one.open_image(context, sha256),
             progress=context.watch.progress,
-            on_step=_heard(context, host["name"], exchange, on_step),
+            on_step=on_step or _heard(context, host["name"], exchange),
             peer=part.peer,
             disk_peer=spread.disk,
         )
@@ -223,7 +223,7 @@ def _session(
             session.close()
 
 
-def _heard(context: Context, host: str, exchange: Exchange | None, also: OnStep | None) -> OnStep:
+def _heard(context: Context, host: str, exchange: Exchange | None) -> OnStep:
     """What keeps the domains that a host begins to change, and shows how far copies are."""
 
     def on_step(step: dict[str, Any]) -> None:
@@ -232,8 +232,6 @@ def _heard(context: Context, host: str, exchange: Exchange | None, also: OnStep 
         done, total = step.get("done_bytes"), step.get("total_bytes")
         if step.get("kind") == "disk" and isinstance(done, int) and isinstance(total, int):
             context.watch.progress(f"copying disk {str(step.get('id'))[:8]} to {host}", done, total)
-        if also is not None:
-            also(step)
 
     return on_step
 

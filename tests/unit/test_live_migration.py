@@ -306,3 +306,16 @@ def test_what_cannot_leave_remains_and_is_named(up):
     with pytest.raises(PartlyDone, match="server saved on host h1: it remains there"):
         done.check()
     assert (where(up, "vm"), where(up, "saved")) == ("h2", "h1")
+
+
+def test_one_that_is_deleted_on_its_way_is_gone_from_both_hosts(up):
+    up.trouble("h1", fail={"send-server unheard": "", "look-server": "silent"})
+    with pytest.raises(HostUnreachable):
+        live_migrate(up.context, "vm")
+    assert runs(up) == {"h2": "RUNNING"}
+    up.trouble("h1")
+    service.delete_servers(up.context, ["vm"]).check()
+    assert runs(up) == {}
+    assert statuses(up) == ["cancelled"]
+    recover(up.context)
+    at_rest(up)
