@@ -17,12 +17,24 @@ def volume_seen(writer: Writer, volume: Row, report: Report) -> None:
     values["settled_version"] = volume["version"]
     if volume["status"] in ("creating", "error"):
         values["status"] = "available" if volume["server_id"] is None else "in-use"
-    elif volume["status"] == "detaching" and report.facts.get("used_by") == []:
+    elif volume["status"] == "detaching" and _is_let_go(writer, volume, report):
         values |= {**FREE, "status": "available"}
     elif volume["status"] in ("attaching", "detaching"):
         # The file is well; what keeps the guest from getting it, or giving it back, still holds.
         del values["fault_json"]
     _update(writer, volume, values)
+
+
+def _is_let_go(writer: Writer, volume: Row, report: Report) -> bool:
+    """Whether no guest has it: none here, nor one on another host that its server was moving to,
+    where what is left of it waits to be destroyed (a fenced one is off)."""
+    left = writer.value(
+        "SELECT count(*) FROM tombstones JOIN hosts ON hosts.id = host_id WHERE kind = 'domain' "
+        "AND tombstones.id = ? AND host_id <> ? AND acknowledged_at IS NULL AND fenced = 0",
+        volume["server_id"],
+        volume["host_id"],
+    )
+    return report.facts.get("used_by") == [] and not left
 
 
 def volume_failed(writer: Writer, volume: Row, fault_json: str) -> None:

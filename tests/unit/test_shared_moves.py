@@ -2,6 +2,7 @@
 
 import pytest
 
+from stackctl.compute import service
 from stackctl.compute.attachments import attach_volume, detach_volume
 from stackctl.compute.evacuating import evacuate
 from stackctl.compute.live_migration import live_migrate
@@ -153,6 +154,24 @@ def test_a_volume_does_not_grow_while_its_server_is_on_its_way(nas):
         writer.run("UPDATE servers SET task_state = 'migrating'")
     with pytest.raises(Conflict, match="in task_state migrating: it cannot grow until that is"):
         extend_volume(nas.context, "data", 9)
+
+
+def test_a_volume_is_not_free_while_a_guest_of_its_deleted_server_may_run_elsewhere(nas):
+    """Deleted on its way, it is to be destroyed on both hosts."""
+    nas.trouble("h2", fail={"removal": "the domain does not die"})
+    server = nas.server("disk")
+    with write(nas.cloud) as writer:
+        stone = {"kind": "domain", "id": server.id, "host_id": nas.host("h2")["id"]}
+        writer.insert(
+            "tombstones", stone | {"server_id": server.id, "created_serial": 1, "created_at": "x"}
+        )
+    with pytest.raises(StackctlError):
+        service.delete_servers(nas.context, ["disk"]).check()
+    assert show_volume(nas.context, "data").status == "detaching"
+    nas.trouble("h2")
+    nas.converge(everything=True).check()
+    nas.converge(everything=True).check()
+    assert show_volume(nas.context, "data").status == "available"
 
 
 def lose(world, name="h1"):
