@@ -128,7 +128,7 @@ def test_volumes_tie_a_shelved_server_to_their_host(fleet: Fleet) -> None:
     fleet.run("volume-delete", "--yes", "shelf-data")
 
 
-@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("who", ["STACKCTL_AGENT_KILL_AT", "STACKCTL_KILL_AT"])
 def test_no_disk_is_lost_whoever_dies_while_shelving(fleet: Fleet, who: str, stride: int) -> None:
     fleet.boot("vm", "--host", "host1")
