@@ -115,19 +115,25 @@ def _make_ready(host: Host, spec: HostSpec, server: Server) -> None:
 def _ways(host: Host, server: Server) -> dict[str, Any]:
     passage = layout.passage(host.data, server.id)
     log = layout.console_log(host.data, server.id)
+    # Of what comes along its disks are let go of first, as soon as it stands still there.
+    forget = partial(_forget_old_packets, server)
     return {
         "libvirt": joined_to(libvirt_moves.own_socket()),
-        "memory": joined_to(passage / "memory", partial(_forget_old_packets, server)),
-        "disks": joined_to(passage / "disks"),
+        "memory": joined_to(passage / "memory", _nothing if server.disks else forget),
+        "disks": joined_to(passage / "disks", forget),
         "drive": received_as(layout.drive(host.data, server.id), MAX_FILE_BYTES),
         # Where the daemon that writes it keeps what does not fit any more.
         "console-log": received_as(log.with_name(f"{log.name}.0"), MAX_FILE_BYTES),
     }
 
 
+def _nothing() -> None:
+    """What is done at the end of most ways."""
+
+
 def _forget_old_packets(server: Server) -> None:
-    """Its memory is here, so it stands still there. What its taps hold from before, it has had
-    already; what comes until it goes on waits for it, and is late but not lost."""
+    """It stands still there. What its taps here hold from before, it has had already; what comes
+    until it goes on waits for it, and is late but not lost."""
     for port_id in server.ports:
         links.drain(tap_name(port_id))
 

@@ -29,7 +29,8 @@ from agent.system.libvirt_moves import Elsewhere, Journey
 LOCK_TIMEOUT_S = 5.0
 TELL_EVERY_S = 0.5
 LOG_BYTES = 1024 * 1024
-ABORT_PATIENCE_S = 10.0
+ABORT_PATIENCE_S = 30.0
+"""How long it may be until a move that was just asked for has begun, and can be broken off."""
 
 Args = dict[str, Any]
 

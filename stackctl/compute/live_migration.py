@@ -77,7 +77,8 @@ def abort(context: Context, word: str, migration_id: str | None = None) -> str:
         return str(server["name"])
     with write(context.cloud) as writer:
         live_moves.progress(writer, migration["id"], abort_asked=True)
-    if migration["status"] == "running":
+        under_way = writer.get("migrations", migration["id"])["status"] == "running"
+    if under_way:
         with acting_session(context, origin) as session:
             session.act("abort-move", {"server_id": server["id"]})
     _await_end(context, server, migration)
