@@ -17,7 +17,7 @@ from agent.resources.base import Host, Kind, Step
 from agent.spec import HostSpec, to_plain
 from agent.wire import Report
 
-ALWAYS_REPORTED = frozenset({"domain", "disk", "image", "volume", "attachment"})
+ALWAYS_REPORTED = frozenset({"domain", "disk", "image", "volume", "attachment", "backend"})
 """Kinds whose reports are sent even when nothing changed: the controller keeps their state."""
 
 BATCH = 200

@@ -106,6 +106,7 @@ def _journey(data: Path, server_id: str, defined: str) -> Journey:
         copied=move_xml.targets_of(running, disks),
         xml=move_xml.as_it_goes_on(running, definition),
         definition=definition,
+        shared=any(volume.cache == "none" for volume in describe(definition).volumes),
     )
 
 

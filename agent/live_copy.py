@@ -21,7 +21,8 @@ from typing import Any, Optional
 
 from agent import killpoint, layout, store
 from agent.faults import StepFailed
-from agent.resources.domain_xml import backup_xml, disk_target, has_guest_agent
+from agent.resources.disk_source import backup_xml
+from agent.resources.domain_xml import disk_target, has_guest_agent
 from agent.spec import HostSpec
 from agent.system import files, libvirt_conn
 from agent.system.libvirt_conn import LibvirtError
@@ -61,7 +62,7 @@ def locked(data: Path, server_id: str, timeout_s: float = 0) -> Any:
 def copy(
     data: Path,
     server_id: str,
-    source: Path,
+    source: str,
     target: ImageFile,
     check: Callable[[], None],
     limit_s: float,
@@ -69,13 +70,13 @@ def copy(
 ) -> Moment:
     """Copy a disk of a running guest, whose lock is held; ``check`` is asked meanwhile.
 
-    A copy that was not finished goes on no longer. ``must_be_quiet``: StepFailed when the agent in
-    the guest does not help.
+    ``source`` is the disk's file, or the serial of a volume. A copy that was not finished goes on
+    no longer. ``must_be_quiet``: StepFailed when the agent in the guest does not help.
     """
     xml = libvirt_conn.live_xml(server_id)
-    device = disk_target(xml, str(source))
+    device, name = disk_target(xml, source), source.rpartition("/")[2]
     if device is None:
-        raise StepFailed(f"the guest does not run with {source.name} (any more)")
+        raise StepFailed(f"the guest does not run with {name} (any more)")
     quiet = has_guest_agent(xml) and _freeze(data, server_id)
     if must_be_quiet and not quiet:
         raise StepFailed(
@@ -89,7 +90,7 @@ def copy(
     finally:
         if quiet:
             _thaw(data, server_id)
-    killpoint.reached(f"copy of {source.name} begun")
+    killpoint.reached(f"copy of {name} begun")
     try:
         _await(server_id, check, limit_s)
     except BaseException:

@@ -46,7 +46,7 @@ def serve(channel: Channel, store: Store, action_id: str, args: Args) -> Args:
 
 def _serve(channel: Channel, data: Path, action_id: str, disk: Disk, strict: bool) -> Args:
     _clear(data, disk.server_id)
-    copy = _file(data, disk.server_id)
+    copy = file_of(data, disk.server_id)
     try:
         quiesced = _copy(data, disk, copy, channel.check, strict)
         return {"sha256": _send(channel, action_id, copy), "quiesced": quiesced}
@@ -72,7 +72,7 @@ def sweep(data: Path, server_id: str) -> None:
 
 def _clear(data: Path, server_id: str) -> None:
     """End a copy: the job, the file, frozen file systems."""
-    copy = _file(data, server_id)
+    copy = file_of(data, server_id)
     live_copy.thaw_left(data, server_id)
     if copy.exists():
         live_copy.abort(server_id)
@@ -99,7 +99,7 @@ def _copy(data: Path, disk: Disk, copy: Path, check: Check, strict: bool) -> boo
         killpoint.reached(f"disk {disk.id} copied")
         return True
     target = ImageFile(copy, "qcow2")
-    moment = live_copy.copy(data, disk.server_id, source.path, target, check, LIMIT_S, strict)
+    moment = live_copy.copy(data, disk.server_id, str(source.path), target, check, LIMIT_S, strict)
     killpoint.reached(f"disk {disk.id} copied")
     return moment.quiet
 
@@ -138,7 +138,8 @@ def _is_free(data: Path, server_id: str) -> bool:
         return False
 
 
-def _file(data: Path, server_id: str) -> Path:
+def file_of(data: Path, server_id: str) -> Path:
+    """Where a copy of a server's disk is made; its lock is held."""
     folder = files.make_folder(layout.snapshots(data), 0o711)
     return folder / f"{layout.checked(server_id)}.qcow2"
 

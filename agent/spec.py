@@ -315,10 +315,32 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Backend:
+    """A place for volumes beside the host's own data folder.
+
+    ``driver`` is folder (``location``: its path), nfs (``server:/export``) or pool (the name of a
+    libvirt storage pool). A ``shared`` one is the same on every host that has it. ``claim``: this
+    host is to make the cloud's own place in it, once; its absence later means that this host does
+    not have the backend. ``look``: say whether this host has it, even if no volume here needs it.
+    """
+
+    id: str
+    version: int
+    driver: str
+    location: str
+    shared: bool
+    claim: bool = False
+    look: bool = False
+
+
+@dataclass(frozen=True)
 class Volume:
-    """A volume's file on this host. Made only while ``build`` is set, of an image, of
-    another volume here (``source_id``), or empty; its absence later is a fault. ``size_bytes`` may
-    grow. A snapshot is a volume that no server gets.
+    """A volume that this host makes, grows and gives to its servers. Made only while ``build`` is
+    set, of an image, of another volume here (``source_id``), or empty; its absence later is a
+    fault. ``size_bytes`` may grow. A snapshot is a volume that no server gets.
+
+    ``backend_id``: where it is kept (None: in the host's data folder). ``held``: making it failed;
+    not tried again until somebody names it.
     """
 
     id: str
@@ -328,6 +350,8 @@ class Volume:
     build: bool
     image_id: Optional[str] = None
     source_id: Optional[str] = None
+    backend_id: Optional[str] = None
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -463,11 +487,13 @@ class Tombstone:
     """Permission to destroy one incarnation: ``kind`` is domain (id: the server's), disk or volume.
 
     It stays in the spec until this host reports it ``removed``. Wanted beats deleted.
+    ``backend_id``: where a volume is kept.
     """
 
     kind: str
     id: str
     version: int
+    backend_id: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -490,3 +516,4 @@ class HostSpec:
     security_groups: tuple[SecurityGroup, ...] = ()
     members: tuple[Members, ...] = ()
     volumes: tuple[Volume, ...] = ()
+    backends: tuple[Backend, ...] = ()

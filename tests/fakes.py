@@ -297,6 +297,33 @@ class FakeFile:
         self.value = {"sha256": "0" * 64 if self._trouble.silent else found, "quiesced": False}
 
 
+class Together:
+    """Volumes that no single host has, by id with their sizes. Making or destroying one twice
+    fails the test."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+
+    def get(self, id_):
+        path = self._folder / id_
+        return int(path.read_text()) if path.exists() else None
+
+    def __contains__(self, id_):
+        return (self._folder / id_).exists()
+
+    def __setitem__(self, id_, size_bytes):
+        if id_ not in self:
+            (self._folder / f"made-{id_}").touch(exist_ok=False)
+        (self._folder / id_).write_text(str(size_bytes))
+
+    def pop(self, id_, default=None):
+        (self._folder / id_).unlink(missing_ok=True)
+
+    def ids(self):
+        return sorted(each.name for each in self._folder.iterdir() if "made-" not in each.name)
+
+
 class _Work:
     """The difference between a host and a spec, carried out while it is told."""
 
@@ -304,6 +331,7 @@ class _Work:
         self._fleet, self._observing = fleet, on_step is None
         self._state, self._spec, self._trouble = state, spec, trouble
         self._on_step = on_step or (lambda _: None)
+        self._together = Together(fleet.folder / "together")
         self._failed: set[str] = set()
 
     def run(self):
@@ -318,6 +346,8 @@ class _Work:
             yield self._report("image", image.id, "unchanged")
         for disk in self._spec.disks:
             yield self._disk(disk)
+        for backend in self._spec.backends:
+            yield from self._backend(backend)
         for volume in self._spec.volumes:
             yield self._volume(volume)
         for server in self._spec.servers:
@@ -334,7 +364,8 @@ class _Work:
             if stone.id not in wanted:
                 words = self._trouble.fail.get(stone.id) or self._trouble.fail.get("removal")
                 if words is None:
-                    self._state[f"{stone.kind}s"].pop(stone.id, None)
+                    shared = self._shared(stone.backend_id)
+                    (self._together if shared else self._state[f"{stone.kind}s"]).pop(stone.id, 0)
                     yield Report(stone.kind, stone.id, "removed")
                 else:
                     yield self._fault(stone.kind, stone.id, 0, words)
@@ -390,6 +421,29 @@ class _Work:
             self._state["disks"][disk.id] = {"server": disk.server_id}
         return report
 
+    def _backend(self, backend):
+        """A place is there, for all hosts, when one was told to make it."""
+        path = self._fleet.folder / f"backend-{backend.id}"
+        words = self._trouble.fail.get(f"backend {backend.location}")
+        if backend.claim and words is None:
+            path.touch()
+        lacks = words or ("" if path.exists() or not backend.shared else "it is not mounted")
+        if lacks:
+            self._failed.add(backend.id)
+        facts = {"usable": not lacks, "why": lacks, "free_gb": 90, "total_gb": 100}
+        asked = backend.claim or backend.look
+        used = {each.backend_id for each in (*self._spec.volumes, *self._spec.tombstones)}
+        if asked or backend.id in used:
+            yield Report("backend", backend.id, "unchanged", backend.version, facts)
+
+    def _shared(self, backend_id):
+        backends = {backend.id: backend for backend in self._spec.backends}
+        return backend_id is not None and backends[backend_id].shared
+
+    def _there(self, volume):
+        """Where a volume is kept: by the host, or by all together."""
+        return self._together if self._shared(volume.backend_id) else self._state["volumes"]
+
     def _no_copy(self, disk):
         """Why a disk of another host cannot be copied."""
         for name, trouble in self._fleet.trouble.items():
@@ -418,12 +472,19 @@ class _Work:
             yield report
 
     def _volume(self, volume):
-        there = self._state["volumes"]
+        there = self._there(volume)
+        if volume.backend_id in self._failed:
+            return self._fault("volume", volume.id, volume.version, "not tried: its backend")
+        if volume.held and volume.id not in there:
+            self._failed.add(volume.id)
+            return Report("volume", volume.id, "held", volume.version)
         if volume.id not in there and not volume.build:
             return self._fault(
                 "volume", volume.id, volume.version, f"volume {volume.id} is missing"
             )
-        if volume.source_id is not None and volume.source_id not in there:
+        source = next((each for each in self._spec.volumes if each.id == volume.source_id), None)
+        lost = source is None or source.id not in self._there(source)
+        if volume.source_id is not None and lost:
             return self._fault("volume", volume.id, volume.version, "there is nothing to copy")
         holder = self._state["plugged"].get(volume.id)
         facts = {"used_by": [holder] if holder else []}

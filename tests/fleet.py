@@ -19,7 +19,7 @@ from stackctl.identity.bootstrap import public_key
 from stackctl.identity.context import Watch, admin_context
 from stackctl.lab import machine, service
 from stackctl.lab.cloud import kill_lab_host, lab_of
-from stackctl.lab.models import LabHost
+from stackctl.lab.models import Internet, LabHost
 from stackctl.operation import keep
 from stackctl.state import Cloud
 
@@ -213,6 +213,10 @@ class Fleet:
         """The names of all hosts."""
         return [host.name for host in lab_of(self.cloud).hosts]
 
+    def lab_internet(self) -> Internet:
+        """The lab's internet, as it is now."""
+        return lab_of(self.cloud).internet
+
     def kill_host(self, name: str) -> None:
         """Pull a host's plug."""
         kill_lab_host(self.cloud, name)
@@ -304,8 +308,8 @@ class Fleet:
         disks = self.rows("SELECT * FROM disks WHERE host_id = ? AND deleted_at IS NULL", row["id"])
         volumes = self.rows(
             "SELECT id, format FROM volumes WHERE host_id = ? AND built = 1 AND deleted_at IS NULL "
-            "UNION SELECT id, format FROM volume_snapshots "
-            "WHERE host_id = ? AND built = 1 AND deleted_at IS NULL",
+            "AND type_id IS NULL UNION SELECT id, format FROM volume_snapshots "
+            "WHERE host_id = ? AND built = 1 AND deleted_at IS NULL AND type_id IS NULL",
             row["id"],
             row["id"],
         )

@@ -29,7 +29,7 @@ class Attachments:
 
     def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Volumes that a guest has and should not have."""
-        if not layout.volumes(host.data).is_dir():
+        if not spec.backends and not layout.volumes(host.data).is_dir():
             return
         for server, view in _guests(host, spec):
             wanted = {each.volume_id for each in server.volumes}

@@ -21,6 +21,7 @@ from agent.resources.domain_xml import (
     VolumeInput,
 )
 from agent.resources.hardware_xml import FirmwareInput
+from agent.resources.home import home_of
 from agent.spec import DirectKernel, Disk, HostSettings, HostSpec, Image, Server
 from agent.system import files, firmware, libvirt_conn
 from agent.system.libvirt_conn import NAME_PREFIX
@@ -135,8 +136,7 @@ def volumes_of(host: Host, spec: HostSpec, server: Server) -> tuple[VolumeInput,
         volume = volumes.get(each.volume_id)
         if volume is None:
             raise StepFailed(f"the spec has no volume {each.volume_id}")
-        path = str(layout.volume(host.data, volume.id, volume.format))
-        found.append(VolumeInput(path, volume.format, volume.id, each.device))
+        found.append(home_of(host, spec, volume.backend_id).plugged(volume, each.device))
     return tuple(found)
 
 

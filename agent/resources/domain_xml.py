@@ -12,6 +12,8 @@ from typing import Optional
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from agent.resources import disk_source
+from agent.resources.disk_source import Source
 from agent.resources.hardware_xml import (
     GUEST_AGENT,
     FirmwareInput,
@@ -64,12 +66,21 @@ class DiskInput:
 
 @dataclass(frozen=True)
 class VolumeInput:
-    """A volume's file with its format, its serial (the whole id), and the name of its device."""
+    """A volume's file (or its ``source``, where it is none) with its format, its serial (the whole
+    id), and the name of its device. ``cache`` is none for what several hosts reach: nothing of it
+    may wait on one host while the guest goes on at another."""
 
     path: str
     format: str
     serial: str
     target: str
+    source: Optional[Source] = None
+    cache: str = ""
+
+    @property
+    def key(self) -> str:
+        """What names its content in a domain."""
+        return self.path if self.source is None else self.source.key
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,11 @@ def input_digest(domain: DomainInput) -> str:
     for name, usual in later:
         if getattr(domain, name) == usual:
             del inputs[name]
+    for volume in inputs.get("volumes", ()):
+        # Nor are those of before there were other places than files.
+        for name, unset in (("source", None), ("cache", "")):
+            if volume[name] == unset:
+                del volume[name]
     return digest([COMPILER, inputs])
 
 
@@ -188,16 +204,6 @@ def volume_xml(volume: VolumeInput, bus: str) -> str:
     element = _volume(volume, bus)
     check_text(element)
     return ElementTree.tostring(element, encoding="unicode")
-
-
-def backup_xml(target: str, path: str, disk_format: str) -> str:
-    """What libvirt is told to copy a running domain's disk to a new file, and no other disk."""
-    root = Element("domainbackup", mode="push")
-    disk = SubElement(SubElement(root, "disks"), "disk", name=target, type="file", backup="yes")
-    SubElement(disk, "driver", type=disk_format)
-    SubElement(disk, "target", file=path)
-    check_text(root)
-    return ElementTree.tostring(root, encoding="unicode")
 
 
 def mark_xml(mark: Mark) -> str:
@@ -241,10 +247,10 @@ def disk_files(xml: str) -> set[str]:
     return {source.get("file", "") for source in sources} - {""}
 
 
-def disk_target(xml: str, path: str) -> Optional[str]:
-    """The name that a guest's disk has in its domain, by its file."""
+def disk_target(xml: str, key: str) -> Optional[str]:
+    """The name that a guest's disk has in its domain, by its file or (a volume's) by its serial."""
     for disk in ElementTree.fromstring(xml).iterfind("devices/disk"):
-        if _attribute(disk, "source", "file") == path:
+        if key in (_attribute(disk, "source", "file"), disk.findtext("serial", "")):
             return _attribute(disk, "target", "dev")
     return None
 
@@ -270,7 +276,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
         f"{domain.ram_mb * 1024} KiB",
         domain.machine_type,
         *(disk.path for disk in domain.disks),
-        *(volume.path for volume in domain.volumes),
+        *(volume.key for volume in domain.volumes),
         domain.drive,
         *(f"{nic.mac} {nic.tap}" for nic in domain.nics),
     )
@@ -278,7 +284,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
 
 def _read_essentials(root: Element) -> tuple[str, ...]:
     os_type = root.find("os/type")
-    sources = [source.get("file", "") for source in root.iterfind("devices/disk/source")]
+    sources = [disk_source.key_of(disk) for disk in root.iterfind("devices/disk")]
     return (
         root.get("type", ""),
         f"{root.findtext('vcpu', '')} vcpus",
@@ -306,6 +312,8 @@ def _read_volumes(root: Element) -> tuple[VolumeInput, ...]:
             format=_attribute(disk, "driver", "type"),
             serial=disk.findtext("serial", ""),
             target=_attribute(disk, "target", "dev"),
+            source=disk_source.read(disk),
+            cache=_attribute(disk, "driver", "cache"),
         )
         for disk in root.iterfind("devices/disk")
     ]
@@ -464,7 +472,13 @@ def _disk(disk: DiskInput, target: str, bus: str) -> Element:
 def _volume(volume: VolumeInput, bus: str) -> Element:
     if not _TARGET.fullmatch(volume.target) or volume.target[:2] != DISK_PREFIXES.get(bus):
         raise UnsafeText(f"not a device of the bus {bus[:40]!r}: {volume.target[:40]!r}")
-    return _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
+    element = _disk(DiskInput(volume.path, volume.format, volume.serial), volume.target, bus)
+    driver = element.find("driver")
+    if volume.cache and driver is not None:
+        driver.set("cache", volume.cache)
+    if volume.source is not None:
+        disk_source.put(element, volume.source)
+    return element
 
 
 def _nic(nic: NicInput, model: str, offload: bool) -> Element:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.resources import (
     adoption,
     attachment,
+    backend,
     bridge,
     dhcp,
     disk,
@@ -38,6 +39,7 @@ KINDS: tuple[Kind, ...] = (
     *NETWORK_KINDS,
     image.KIND,
     disk.KIND,
+    backend.KIND,
     volume.KIND,
     snapshot.KIND,
     domain.KIND,

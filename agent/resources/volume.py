@@ -2,31 +2,34 @@
 
 A volume stands by itself: what it is made of is copied, so that neither an image nor another
 volume has to stay for it. A snapshot is such a copy. Each report says which servers have it now
-(``used_by``): by that the controller knows that a guest has let go of one.
+(``used_by``): by that the controller knows that a guest has let go of one. Where volumes are kept
+is their home's business (``agent.resources.home``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
-from agent import images, inspection, killpoint, layout, store
+from agent import images, killpoint, layout, store
 from agent.faults import StepFailed, fault_of
-from agent.resources import attachment, nic, volume_copy
+from agent.resources import attachment, backend, nic
 from agent.resources.base import Facts, Host, Step
-from agent.resources.domain_xml import disk_files
+from agent.resources.domain_xml import disk_target
+from agent.resources.home import Content, Home, home_of
+from agent.resources.volume_copy import AtRest, InUse, Still
 from agent.spec import HostSpec, Tombstone, Volume
-from agent.system import files, libvirt_conn, qemu_img
+from agent.system import libvirt_conn
 from agent.system.libvirt_conn import LibvirtError
 from agent.system.qemu_img import ImageFile
 from agent.wire import Fault
 
-FORMATS = ("qcow2", "raw")
-
 
 class VolumeKind:
-    """Files in the volumes folder, named by the volume's id and format."""
+    """Volumes by their ids, in the homes that their backends describe."""
 
     name = "volume"
 
@@ -45,44 +48,56 @@ class VolumeKind:
         known = {volume.id for volume in spec.volumes} | {
             stone.id for stone in spec.tombstones if stone.kind == self.name
         }
-        for volume_id, path in _present(host.data):
-            if volume_id not in known:
-                yield Step(self.name, volume_id, "orphan", facts={"file": path.name})
+        for backend_id in (None, *backend.usable(host, spec)):
+            with suppress(LibvirtError):
+                for volume_id, name in home_of(host, spec, backend_id).strangers(known):
+                    yield Step(self.name, volume_id, "orphan", facts={"file": name})
 
     def _removal(self, host: Host, spec: HostSpec, stone: Tombstone) -> Step:
-        paths = [
-            path
-            for disk_format in FORMATS
-            for path in _with_part(layout.volume(host.data, stone.id, disk_format))
-            if path.exists()
-        ]
         step = Step(self.name, stone.id, "removed", stone.version, why="already absent")
-        if not paths:
-            return step
         try:
-            users = _users(host, spec, paths[0])
-        except LibvirtError as error:
+            home = home_of(host, spec, stone.backend_id)
+            if stone.backend_id is not None:
+                home.check()
+            remains = home.remains(stone.id)
+            users = _users(host, spec, stone.id) if remains else []
+        except Exception as error:
             return replace(step, result="failed", fault=fault_of(error))
+        if not remains:
+            return step
         if users:
             return replace(step, result="failed", fault=Fault(f"not tried: {users[0]} has it"))
 
         def remove() -> None:
-            for path in paths:
-                files.remove(path)
+            home.remove(stone.id, remains)
             store.clear_pending(host.data, attachment.release_mark(stone.id))
 
         return replace(step, why="deleted", apply=remove)
 
     def _wanted(self, host: Host, spec: HostSpec, volume: Volume) -> Step:
         step = Step(self.name, volume.id, "unchanged", volume.version)
-        path = layout.volume(host.data, volume.id, volume.format)
-        if not path.exists():
-            return self._missing(host, spec, volume, step)
+        if volume.backend_id is not None and (backend.KIND.name, volume.backend_id) in host.failed:
+            words = backend.why_not(host, volume.backend_id)
+            return replace(step, result="failed", fault=Fault(f"not tried: {words}"))
         try:
-            users = _users(host, spec, path)
-            size_bytes = inspection.virtual_size_bytes(path, volume.format)
-        except (LibvirtError, OSError, inspection.UnsafeImage) as error:
+            home = home_of(host, spec, volume.backend_id)
+            size_bytes = home.size_bytes(volume)
+            users = [] if size_bytes is None else _users(host, spec, volume.id)
+        except Exception as error:
             return replace(step, result="failed", fault=fault_of(error))
+        if size_bytes is None:
+            return self._missing(host, spec, volume, home, step)
+        return self._there(host, volume, home, size_bytes, users, step)
+
+    def _there(
+        self,
+        host: Host,
+        volume: Volume,
+        home: Home,
+        size_bytes: int,
+        users: list[str],
+        step: Step,
+    ) -> Step:
         facts: Facts = {"used_by": users}
         mark = attachment.release_mark(volume.id)
         forgets = not users and store.is_pending(host.data, mark)
@@ -93,7 +108,7 @@ class VolumeKind:
             if forgets:
                 store.clear_pending(host.data, mark)
             if size_bytes < volume.size_bytes:
-                grow(path, volume, users)
+                grow(home, volume, users)
             return facts
 
         why = f"has {size_bytes} bytes, should have {volume.size_bytes}"
@@ -101,74 +116,65 @@ class VolumeKind:
             why = "no guest has it any more"
         return replace(step, result="changed", why=why, apply=change)
 
-    def _missing(self, host: Host, spec: HostSpec, volume: Volume, step: Step) -> Step:
+    def _missing(self, host: Host, spec: HostSpec, volume: Volume, home: Home, step: Step) -> Step:
         if not volume.build:
             return replace(step, result="failed", fault=Fault(f"volume {volume.id} is missing"))
-        if volume.image_id is not None and ("image", volume.image_id) in host.failed:
-            fault = Fault(f"not tried: image {volume.image_id} failed")
-            return replace(step, result="failed", fault=fault)
-
-        if volume.source_id is not None and (self.name, volume.source_id) in host.failed:
-            fault = Fault(f"not tried: volume {volume.source_id} failed")
-            return replace(step, result="failed", fault=fault)
+        if volume.held:
+            # Nothing that needs it can be made, either.
+            host.failed.add((self.name, volume.id))
+            return replace(step, result="held")
+        for kind, key in (("image", volume.image_id), (self.name, volume.source_id)):
+            if key is not None and (kind, key) in host.failed:
+                fault = Fault(f"not tried: {kind} {key} failed")
+                return replace(step, result="failed", fault=fault)
 
         # A guest's qemu makes one copy at a time.
         together = volume.source_id is None
 
         def make() -> Facts:
-            return {"used_by": [], **build(host, spec, volume)}
+            return {"used_by": [], **build(host, spec, volume, home)}
 
         return replace(step, result="made", why="not built yet", apply=make, parallel=together)
 
 
-def build(host: Host, spec: HostSpec, volume: Volume) -> Facts:
-    """Make the file of a volume, complete or not at all; what is to be said of its content."""
-    files.make_folder(layout.volumes(host.data), 0o711)
-    path = layout.volume(host.data, volume.id, volume.format)
-    part = ImageFile(_with_part(path)[1], volume.format)
-    part.path.unlink(missing_ok=True)
-    try:
-        facts = _fill(host, spec, volume, part)
-        part.path.chmod(0o600)
-        files.sync_path(part.path)
-        killpoint.reached(f"volume {volume.id} written")
-        files.publish(part.path, path)
-        return facts
-    finally:
-        part.path.unlink(missing_ok=True)
-
-
-def grow(path: Path, volume: Volume, users: list[str]) -> None:
-    """Make a volume larger, by the guest's own qemu where one has it open."""
-    if users:
-        libvirt_conn.resize_disk(users[0], str(path), volume.size_bytes)
-    else:
-        qemu_img.resize(ImageFile(path, volume.format), volume.size_bytes)
-    killpoint.reached(f"volume {volume.id} grown")
-
-
-def _fill(host: Host, spec: HostSpec, volume: Volume, part: ImageFile) -> Facts:
+def build(host: Host, spec: HostSpec, volume: Volume, home: Home) -> Facts:
+    """Make a volume, complete or not at all; what is to be said of its content."""
     facts: Facts = {}
-    if volume.source_id is not None:
-        source = _source(host.data, spec, volume)
-        host.seen.pop(nic.RUNNING, None)
-        facts = volume_copy.copy(host.data, source, part, _users(host, spec, source.path))
-    elif volume.image_id is not None:
-        qemu_img.copy(_image(host.data, spec, volume), part)
-    else:
-        qemu_img.create(part, volume.size_bytes)
-    if inspection.virtual_size_bytes(part.path, part.format) < volume.size_bytes:
-        qemu_img.resize(part, volume.size_bytes)
+    home.build(volume, _content(host, spec, volume, facts))
     return facts
 
 
-def _source(data: Path, spec: HostSpec, volume: Volume) -> ImageFile:
+def grow(home: Home, volume: Volume, users: list[str]) -> None:
+    """Make a volume larger, by the guest's own qemu where one has it open."""
+    if users:
+        device = disk_target(libvirt_conn.live_xml(users[0]), volume.id)
+        if device is None:
+            raise StepFailed(
+                f"the guest {users[0]} does not run with volume {volume.id} (any more)"
+            )
+        libvirt_conn.resize_disk(users[0], device, volume.size_bytes)
+    else:
+        home.grow(volume)
+    killpoint.reached(f"volume {volume.id} grown")
+
+
+def _content(host: Host, spec: HostSpec, volume: Volume, facts: Facts) -> Optional[Content]:
+    if volume.source_id is not None:
+        return _copied(host, spec, volume, facts)
+    return None if volume.image_id is None else Still(_image(host.data, spec, volume))
+
+
+def _copied(host: Host, spec: HostSpec, volume: Volume, facts: Facts) -> Content:
     found = next((each for each in spec.volumes if each.id == volume.source_id), None)
     if found is None:
         raise StepFailed(
             f"volume {volume.id} needs volume {volume.source_id}, which the spec does not have"
         )
-    return ImageFile(layout.volume(data, found.id, found.format), found.format)
+    host.seen.pop(nic.RUNNING, None)
+    users = _users(host, spec, found.id)
+    if users:
+        return InUse(host.data, found.id, users[0], facts)
+    return AtRest(home_of(host, spec, found.backend_id).image(found), facts)
 
 
 def _image(data: Path, spec: HostSpec, volume: Volume) -> ImageFile:
@@ -188,24 +194,14 @@ def _image(data: Path, spec: HostSpec, volume: Volume) -> ImageFile:
     return ImageFile(layout.image(data, image.sha256), sidecar.format)
 
 
-def _users(host: Host, spec: HostSpec, path: Path) -> list[str]:
-    """The ids of servers that run with this file as a disk."""
+def _users(host: Host, spec: HostSpec, volume_id: str) -> list[str]:
+    """The ids of servers that run with this volume as a disk."""
     found = nic.running(host, spec)
-    name = str(path)
     return sorted(
-        id_ for id_, view in found.items() if name in view.xml and name in disk_files(view.xml)
+        id_
+        for id_, view in found.items()
+        if volume_id in view.xml and disk_target(view.xml, volume_id) is not None
     )
-
-
-def _with_part(path: Path) -> tuple[Path, Path]:
-    return path, path.with_name(f".{path.name}.part")
-
-
-def _present(data: Path) -> Iterator[tuple[str, Path]]:
-    folder = layout.volumes(data)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not path.name.startswith("."):
-            yield path.stem, path
 
 
 KIND = VolumeKind()

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 class Journey:
     """How a domain goes: the other libvirt's URI, those of the sockets for its memory and its
     disks, which disks are copied (their targets), and what it becomes there: ``xml`` as it goes
-    on, ``definition`` from its next start on."""
+    on, ``definition`` from its next start on. ``shared``: it has disks that both hosts reach."""
 
     destination: str
     memory: str
@@ -32,6 +32,7 @@ class Journey:
     copied: tuple[str, ...]
     xml: str
     definition: str
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def _flags(module: Any, journey: Journey) -> int:
         | module.VIR_MIGRATE_ABORT_ON_ERROR
         | module.VIR_MIGRATE_AUTO_CONVERGE
     )
-    return int(flags | (module.VIR_MIGRATE_NON_SHARED_INC if journey.copied else 0))
+    flags |= module.VIR_MIGRATE_NON_SHARED_INC if journey.copied else 0
+    # libvirt knows few file systems as shared ones; of ours the cloud has its own proof.
+    return int(flags | (module.VIR_MIGRATE_UNSAFE if journey.shared else 0))
 
 
 def _parameters(module: Any, journey: Journey) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from agent.system.run import run
 
 COPY_TIMEOUT_S = 3600.0
+QUERY_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,38 @@ class ImageFile:
     path: Path
     format: str
 
+    @property
+    def name(self) -> str:
+        """What qemu calls it."""
+        return str(self.path)
 
-def create(target: ImageFile, size_bytes: int, base: Optional[ImageFile] = None) -> None:
+
+@dataclass(frozen=True)
+class Remote:
+    """What qemu reaches by itself, under a name that is no file of this host."""
+
+    name: str
+    format: str
+
+
+Image = Union[ImageFile, Remote]
+
+
+def create(target: Image, size_bytes: int, base: Optional[ImageFile] = None) -> None:
     """Make a disk: empty, or an overlay (qcow2) on ``base``."""
     backing = [] if base is None else ["-b", str(base.path), "-F", base.format]
     _run("create", ["-f", target.format, *backing], target, [str(size_bytes)])
 
 
-def copy(source: ImageFile, target: ImageFile, *, dies_with_us: bool = False) -> None:
+def copy(source: Image, target: Image, *, dies_with_us: bool = False) -> None:
     """Make ``target`` a copy of ``source``, and of what lies under it, in its own format."""
-    formats = ["-f", source.format, "-O", target.format, str(source.path)]
+    formats = ["-f", source.format, "-O", target.format, source.name]
     _run("convert", formats, target, [], dies_with_us)
+
+
+def copy_into(source: Image, target: Image) -> None:
+    """Write the content of ``source`` to a disk that is there already and large enough."""
+    _run("convert", ["-n", "-f", source.format, "-O", target.format, source.name], target, [])
 
 
 def clone(source: Path, target: Path) -> None:
@@ -42,9 +64,15 @@ def clone(source: Path, target: Path) -> None:
     run(argv, timeout_s=COPY_TIMEOUT_S)
 
 
-def resize(target: ImageFile, size_bytes: int) -> None:
+def resize(target: Image, size_bytes: int) -> None:
     """Grow a disk."""
     _run("resize", ["-f", target.format], target, [str(size_bytes)])
+
+
+def has_driver(name: str) -> bool:
+    """Whether qemu here knows a driver; some are packed apart."""
+    words = run(["qemu-img", "--help"], timeout_s=QUERY_TIMEOUT_S)
+    return name in words.partition("Supported formats:")[2].split()
 
 
 def rebase(target: ImageFile, base: ImageFile) -> None:
@@ -56,11 +84,11 @@ def rebase(target: ImageFile, base: ImageFile) -> None:
 def _run(
     verb: str,
     formats: Sequence[str],
-    target: ImageFile,
+    target: Image,
     rest: Sequence[str],
     dies_with_us: bool = False,
 ) -> None:
     # A copy that outlived us would keep its source locked against the guest.
     before = ["setpriv", "--pdeathsig", "KILL"] if dies_with_us else []
-    argv = [*before, "qemu-img", verb, "-q", *formats, str(target.path), *rest]
+    argv = [*before, "qemu-img", verb, "-q", *formats, target.name, *rest]
     run(argv, timeout_s=COPY_TIMEOUT_S)

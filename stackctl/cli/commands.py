@@ -149,6 +149,7 @@ COMMANDS: dict[str, Entry] = {
     "volume-show": Entry("volume", "Show a volume", "Volumes"),
     "volume-set": Entry("volume", "Change a volume", "Volumes"),
     "volume-extend": Entry("volume", "Make a volume larger", "Volumes"),
+    "volume-retry": Entry("volume", "Try again to make volumes", "Volumes"),
     "volume-delete": Entry("volume", "Delete volumes", "Volumes"),
     "volume-attach": Entry("volume", "Give a server a volume", "Volumes"),
     "volume-detach": Entry("volume", "Take a volume from a server", "Volumes"),
@@ -156,6 +157,10 @@ COMMANDS: dict[str, Entry] = {
     "volume-snapshot-list": Entry("volume_snapshot", "List snapshots", "Volumes"),
     "volume-snapshot-show": Entry("volume_snapshot", "Show a snapshot", "Volumes"),
     "volume-snapshot-delete": Entry("volume_snapshot", "Delete snapshots", "Volumes"),
+    "volume-type-create": Entry("volume_type", "Name a place for volumes", "Volumes"),
+    "volume-type-list": Entry("volume_type", "List volume types", "Volumes"),
+    "volume-type-show": Entry("volume_type", "Show a volume type", "Volumes"),
+    "volume-type-delete": Entry("volume_type", "Forget volume types", "Volumes"),
     "image-create": Entry("image", "Register an image", "Images and flavors"),
     "image-catalogue": Entry("image", "List the distributions' images", "Images and flavors"),
     "image-upload": Entry("image_content", "Give a queued image its content", "Images and flavors"),
@@ -244,6 +249,7 @@ NOUNS = {
     "subnet": "subnet-",
     "volume": "volume-",
     "volume snapshot": "volume-snapshot-",
+    "volume type": "volume-type-",
     "what-if": "what-if-",
 }
 

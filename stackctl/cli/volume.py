@@ -1,4 +1,4 @@
-"""volume-create, -list, -show, -set, -extend, -delete, -attach, -detach."""
+"""volume-create, -list, -show, -set, -extend, -retry, -delete, -attach, -detach."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ LIST = (
     Column("Status", "status"),
     Column("Size", "size_gb"),
     Column("Attached to", _attached),
+    Column("Type", "type"),
     Column("Host", "host"),
     Column("Bootable", "bootable", extra=True),
     Column("Created", "created_at", extra=True),
@@ -47,7 +48,10 @@ SHOW = (
     Column("Description", "description"),
     Column("Status", "status"),
     Column("Size GB", "size_gb"),
+    Column("Type", "type"),
+    Column("Shared", "shared"),
     Column("Host", "host"),
+    Column("Cared for by", "keeper"),
     Column("Format", "format"),
     Column("Image", "image"),
     Column("Bootable", "bootable"),
@@ -68,6 +72,7 @@ SHOW = (
 @click.option("--image", type=words.IMAGE, help="Make it of an image.")
 @click.option("--snapshot", type=words.SNAPSHOT, help="Make it of a snapshot.")
 @click.option("--source", type=words.VOLUME, help="Make it of another volume, as that is now.")
+@click.option("--type", "kind", type=words.VOLUME_TYPE, help="Where it is kept: volume-type-list.")
 @click.option("--host", type=words.HOST, help="Where its file is (default: with its first server).")
 @click.option("--description", default="", help="What it is for.")
 def volume_create(
@@ -78,20 +83,23 @@ def volume_create(
     image: str | None,
     snapshot: str | None,
     source: str | None,
+    kind: str | None,
     host: str | None,
     description: str,
 ) -> None:
     """Create a volume: a disk that lives longer than a server.
 
     Its file is made on the host of the first server that it is attached to, or at once on --host;
-    from then on servers of that host can have it. A copy is on the host of what it copies.
+    from then on servers of that host can have it. A copy is on the host of what it copies. One of
+    a --type that hosts share is made at once, and servers of all these hosts can have it.
 
     Example: stackctl volume-create data --size 20
     """
     from stackctl.volume.service import create_volume
     from stackctl.volume.types import NewVolume
 
-    done = create_volume(context, NewVolume(name, size, image, host, description, snapshot, source))
+    wanted = NewVolume(name, size, image, host, description, snapshot, source, kind)
+    done = create_volume(context, wanted)
     output.show(done.value)
     finish(context, done)
 
@@ -150,6 +158,16 @@ def volume_extend(context: Context, output: Output, volume: str, size: int) -> N
     done = extend_volume(context, volume, size)
     output.show(done.value)
     finish(context, done)
+
+
+@command("volume-retry")
+@changes
+@click.argument("volumes", nargs=-1, required=True, type=words.VOLUME)
+def volume_retry(context: Context, volumes: tuple[str, ...]) -> None:
+    """Try again to make volumes that could not be made. Nothing else tries it."""
+    from stackctl.volume.service import retry_volume
+
+    each_of(context, volumes, retry_volume, "Made volume")
 
 
 @command("volume-delete")

@@ -59,6 +59,7 @@ HOST = Name("hosts", "host")
 SERVER_GROUP = Name("server_groups", "server group")
 AGGREGATE = Name("aggregates", "aggregate")
 VOLUME = Name("volumes", "volume")
+VOLUME_TYPE = Name("volume_types", "volume type")
 SNAPSHOT = Name("volume_snapshots", "volume snapshot")
 
 

@@ -10,6 +10,7 @@ from stackctl.compute.views import server_row
 from stackctl.errors import Conflict, NotFound
 from stackctl.identity.context import Context
 from stackctl.operation import Done, Operation, begin
+from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer, read
 from stackctl.volume import room, service, states
@@ -89,7 +90,7 @@ def _attach(
     server = server_row(context, writer, word)
     lifecycle.require(server, "attach-volume")
     status = states.require(writer, volume, "attach").status
-    _require_same_host(writer, server, volume)
+    volume = _bring(writer, server, volume)
     name = volume_rows.device_for(writer, server, device)
     place = {"host_id": server["host_id"], "server_id": server["id"], "device": name}
     volume_rows.update(writer, volume, status=status, **place, **chosen)
@@ -98,18 +99,24 @@ def _attach(
     return volume_from(writer, writer.get("volumes", volume["id"]))
 
 
-def _require_same_host(reader: Reader, server: Row, volume: Row) -> None:
-    """A volume is a file of one host; one that has no place yet gets the server's."""
+def _bring(writer: Writer, server: Row, volume: Row) -> Row:
+    """A shared volume is given to the server's host, as is one that has no place yet; another is
+    where it is."""
+    host_id = server["host_id"]
+    keeping.require_usable(writer, volume["type_id"], host_id, f"volume {volume['name']}")
     if volume["host_id"] is None:
-        room.require_room(reader, server["host_id"], volume["name"], volume["size_gb"])
-    elif volume["host_id"] != server["host_id"]:
-        there = reader.get("hosts", volume["host_id"])["name"]
-        here = reader.get("hosts", server["host_id"])["name"]
+        room.require_room(writer, volume, volume["size_gb"], host_id)
+    elif keeping.is_shared(writer, volume):
+        return keeping.give_to(writer, volume, host_id)
+    elif volume["host_id"] != host_id:
+        there = writer.get("hosts", volume["host_id"])["name"]
+        here = writer.get("hosts", host_id)["name"]
         raise Conflict(
             f"Volume {volume['name']} is a file on host {there}, server {server['name']} runs on "
             f"{here}: only servers on {there} can have it. Nothing was changed.",
             hint=f"stackctl boot NAME --host {there} ...",
         )
+    return volume
 
 
 # --- detaching ----------------------------------------------------------------------------------
@@ -128,7 +135,7 @@ def _detach(
             f"{volume['name']}. Nothing was changed.",
             hint=f"stackctl delete {server['name']}   (the volume stays)",
         )
-    volume_rows.update(writer, volume, status=status)
+    volume_rows.update(writer, volume, status=status, held=0)
     note_change(context, writer, operation, server, f"volume {volume['name']} detached")
     return volume_from(writer, writer.get("volumes", volume["id"]))
 

@@ -26,12 +26,18 @@ FROM aggregate_hosts JOIN aggregates ON aggregates.id = aggregate_hosts.aggregat
 WHERE aggregates.deleted_at IS NULL ORDER BY aggregates.name
 """
 
+_VOLUME_TYPES = """
+SELECT said.host_id, volume_types.name FROM volume_type_hosts AS said
+JOIN volume_types ON volume_types.id = said.type_id
+WHERE said.usable = 1 AND volume_types.deleted_at IS NULL
+"""
+
 
 def candidates(reader: Reader, without: Collection[str] = ()) -> list[Candidate]:
     """All hosts with what is free on them, except those whose id is in ``without``."""
-    aggregates = _aggregates(reader)
+    aggregates, types = _aggregates(reader), _volume_types(reader)
     return [
-        _candidate(row, aggregates.get(row["id"], ()))
+        _candidate(row, aggregates.get(row["id"], ()), types.get(row["id"], ()))
         for row in reader.all(_HOSTS)
         if row["id"] not in without
     ]
@@ -48,7 +54,15 @@ def _aggregates(reader: Reader) -> dict[str, list[Aggregate]]:
     return found
 
 
-def _candidate(row: Row, aggregates: Sequence[Aggregate]) -> Candidate:
+def _volume_types(reader: Reader) -> dict[str, list[str]]:
+    """The names of the volume types that each host has."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in reader.all(_VOLUME_TYPES):
+        found[row["host_id"]].append(row["name"])
+    return found
+
+
+def _candidate(row: Row, aggregates: Sequence[Aggregate], volume_types: Sequence[str]) -> Candidate:
     mappings = json.loads(row["bridge_mappings_json"])
     failed = _within(row["build_failed_at"], FAILURES_EXPIRE_S)
     return Candidate(
@@ -74,6 +88,7 @@ def _candidate(row: Row, aggregates: Sequence[Aggregate]) -> Candidate:
         build_failures=row["build_failures"] if failed else 0,
         aggregates=tuple(aggregates),
         facts_json=row["facts_json"],
+        volume_types=frozenset(volume_types),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stackctl.compute import lifecycle
+from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.disks import disks_of, restore_disks
 from stackctl.compute.elsewhere import unreached_hosts
 from stackctl.compute.types import Server
@@ -198,6 +198,7 @@ def give(
         values["power_action"] = transition.power_action
         values["power_serial"] = server["power_serial"] + 1
     values |= prepare(writer, server)
+    volume_rows.try_again(writer, server["id"])
     writer.update("servers", server["id"], **values, version=server["version"] + 1)
     writer.change.servers.add(server["id"])
     note_server(context, writer, operation_id, action, server, f"{action} asked for")

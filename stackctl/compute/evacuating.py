@@ -171,13 +171,14 @@ class _Evacuation:
                 hint=f"stackctl shelve-offload {server['name']}",
             )
         lifecycle.require(server, "evacuate")
-        for volume in volume_rows.of_server(reader, server["id"]):
-            if volume["built"]:
-                raise Conflict(
-                    f"Its volume {volume['name']} is a file on host {host['name']}: without it the "
-                    "server would not be the same. It stays there.",
-                    hint=f"stackctl host-return {host['name']}   (when it runs again)",
-                )
+        volume = volume_rows.tie(reader, server["id"])
+        if volume is not None and volume["built"]:
+            raise Conflict(
+                f"Its volume {volume['name']} is a file on host {host['name']}: without it the "
+                "server would not be the same. It stays there.",
+                hint=f"stackctl host-return {host['name']}   (when it runs again)",
+            )
+        _require_whole(reader, server)
         if left_behind(reader, server) is None:
             _require_image(reader, server)
 
@@ -248,6 +249,17 @@ def _disks_of_old(writer: Writer, server: Row, host_id: str, values: Row) -> Non
     restore_disks(writer, server["id"], back)
     sizes = {name: old[name] for name in SIZES}
     take_host(writer, writer.get("servers", server["id"]), host_id, **sizes, **values)
+
+
+def _require_whole(reader: Reader, server: Row) -> None:
+    """Shared volumes go along, but one that was not complete when its host was lost."""
+    volume = volume_rows.at_work(reader, server["id"])
+    if volume is not None:
+        raise Conflict(
+            f"Its volume {volume['name']} was not made yet, or being copied, when its host was "
+            "lost. It stays there.",
+            hint=f"stackctl volume-detach {server['name']} {volume['name']}",
+        )
 
 
 def _require_image(reader: Reader, server: Row) -> None:

@@ -18,6 +18,7 @@ from stackctl.compute.scheduler import no_valid_host
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context
 from stackctl.network.allocation import bind_port
+from stackctl.operation import volume_keepers
 from stackctl.operation.server_moves import OPEN, ports_of, set_role, set_status
 from stackctl.operation.server_moves import settle_ports as settle_ports
 from stackctl.state import Reader, Row, Writer, find, new_id, now
@@ -51,6 +52,9 @@ _PUT_BACK = (
 def require_movable(reader: Reader, server: Row, action: str) -> None:
     """Conflict when a server has what cannot go along to another host."""
     for volume in volume_rows.of_server(reader, server["id"]):
+        if volume_keepers.is_shared(reader, volume):
+            volume_keepers.require_free_to_go(reader, volume)
+            continue
         root = volume_rows.is_root(volume)
         hint = f"stackctl volume-detach {server['name']} {volume['name']}"
         raise Conflict(
@@ -148,7 +152,8 @@ def end_moves(writer: Writer, server_id: str) -> None:
 
 
 def announce(writer: Writer, server_id: str, host_id: str) -> None:
-    """Have a host make the ports of a server that is to come."""
+    """Have a host make the ports of a server that is to come, and look for its volumes."""
+    writer.change.volumes |= {row["id"] for row in volume_rows.of_server(writer, server_id)}
     for port_id in ports_of(writer, server_id):
         bind_port(writer, port_id, host_id, role="incoming")
 
@@ -174,6 +179,7 @@ def rehome(writer: Writer, server: Row, host_id: str, **columns: Any) -> None:
     values = {"host_id": host_id, "zone": host["zone"], "host_asked": pin, **columns}
     writer.update("servers", server["id"], **values, version=server["version"] + 1)
     writer.change.servers.add(server["id"])
+    volume_keepers.follow(writer, server["id"], host_id)
 
 
 def before_moving(server: Row, disk_ids: Collection[str], stopped_serial: int | None) -> str:

@@ -62,6 +62,7 @@ def placement(context: Context, reader: Reader, resolved: Resolved) -> Request:
         image_id=image["id"],
         extra_specs=json.loads(flavor["extra_specs_json"]),
         image_properties=json.loads(image["properties_json"]),
+        volume_types=_types_needed(reader, resolved.volume),
         **asked(reader, resolved.hints),
     )
 
@@ -78,9 +79,10 @@ def placement_of(reader: Reader, server: Row, leaving: Collection[str] = ()) -> 
     )
     disk_gb = server["disk_gb"] + server["ephemeral_gb"] + -(-server["swap_mb"] // 1024)
     volumes = volume_rows.of_server(reader, server["id"])
-    disk_gb += sum(volume["size_gb"] for volume in volumes)
+    disk_gb += sum(volume["size_gb"] for volume in volumes if volume["type_id"] is None)
     # A volume whose file is there ties its server to that host.
-    tied = next((volume["host_id"] for volume in volumes if volume["built"]), None)
+    tie = volume_rows.tie(reader, server["id"])
+    tied = tie["host_id"] if tie is not None and tie["built"] else None
     image = reader.get("images", server["image_id"]) if server["image_id"] else None
     return Request(
         name=server["name"],
@@ -95,13 +97,25 @@ def placement_of(reader: Reader, server: Row, leaving: Collection[str] = ()) -> 
         image_id=server["image_id"],
         extra_specs=json.loads(server["extra_specs_json"]),
         image_properties=json.loads(image["properties_json"]) if image else {},
+        volume_types=_named(reader, volume_rows.types_of(reader, server["id"])),
         **asked(reader, hints_of(server), {server["id"], *leaving}),
     )
 
 
 def _unplaced_gb(volume: Row | None) -> int:
     """What a volume without a place will take where its server goes."""
-    return 0 if volume is None or volume["host_id"] is not None else int(volume["size_gb"])
+    if volume is None or volume["host_id"] is not None or volume["type_id"] is not None:
+        return 0
+    return int(volume["size_gb"])
+
+
+def _types_needed(reader: Reader, volume: Row | None) -> frozenset[str]:
+    ids = frozenset([volume["type_id"]]) if volume and volume["type_id"] else frozenset()
+    return _named(reader, ids)
+
+
+def _named(reader: Reader, ids: frozenset[str]) -> frozenset[str]:
+    return frozenset(str(reader.get("volume_types", id_)["name"]) for id_ in ids)
 
 
 def record_decision(
@@ -164,6 +178,7 @@ def _plain_request(request: Request) -> dict[str, Any]:
         "disk_gb": request.disk_gb,
         "physical_networks": sorted(request.physical_networks),
         "needs_tunnels": request.needs_tunnels,
+        "volume_types": sorted(request.volume_types),
         "zone": request.zone,
         "group": f"{request.group.name} ({request.group.policy})" if request.group else None,
         "extra_specs": dict(request.extra_specs),
@@ -190,6 +205,7 @@ def needs(request: Request | dict[str, Any]) -> str:
 
 
 _ALSO = (
+    ("volume_types", "volume types"),
     ("zone", "zone"),
     ("group", "server group"),
     ("extra_specs", "extra specs"),

@@ -21,7 +21,7 @@ from stackctl.compute.scheduling.policy import policy_of
 from stackctl.errors import Conflict, HostUnreachable, NoCapacity, StackctlError
 from stackctl.identity.context import Context
 from stackctl.network.allocation import bind_port, unbind_port
-from stackctl.operation import Operation
+from stackctl.operation import Operation, volume_keepers
 from stackctl.operation.exchange import Exchange
 from stackctl.operation.server_moves import ports_of
 from stackctl.state import Reader, Row, Writer, find, read
@@ -132,6 +132,8 @@ def move_out(writer: Writer, before: Before) -> None:
     values = {name: value for name, value in then.items() if name != "id"}
     # What anybody reports of the row as it was meanwhile is not of this one.
     writer.update("servers", then["id"], **values | {"version": now_there["version"] + 1})
+    if then["host_id"] is not None:
+        volume_keepers.follow(writer, then["id"], then["host_id"])
     writer.change.servers.add(then["id"])
 
 
@@ -201,8 +203,10 @@ class Homes:
 
 def _request(reader: Reader, server: Row, wish: Wish) -> Request:
     request = placement_of(reader, server, {server["id"]})
-    volumes = volume_rows.of_server(reader, server["id"])
-    tied = next((volume for volume in volumes if volume["built"]), None)
+    tied = volume_rows.tie(reader, server["id"])
+    if tied is None or not tied["built"]:
+        # Its shared volumes go along, when nothing is to be done with them where they were.
+        tied = volume_rows.at_work(reader, server["id"])
     asked = find(reader, "hosts", wish.host, noun="host")["id"] if wish.host is not None else None
     if tied is not None and asked not in (None, tied["host_id"]):
         there = reader.get("hosts", tied["host_id"])["name"]

@@ -13,6 +13,7 @@ from stackctl.identity.context import Context, find_own
 from stackctl.image.service import usable_image
 from stackctl.names import checked_name
 from stackctl.network.finding import own_groups, visible_network
+from stackctl.operation import volume_keepers as keeping
 from stackctl.state import Reader, Row, find
 from stackctl.volume import states
 from stackctl.volume.service import own_volume
@@ -98,7 +99,7 @@ def _root_volume(context: Context, reader: Reader, request: BootRequest) -> Row:
 
 def _host_of(reader: Reader, volume: Row, request: BootRequest) -> str | None:
     """A volume that has its place already decides where its server is."""
-    if volume["host_id"] is None:
+    if volume["host_id"] is None or keeping.is_shared(reader, volume):
         return request.host
     there = reader.get("hosts", volume["host_id"])
     if request.host is None or find(reader, "hosts", request.host, noun="host") == there:

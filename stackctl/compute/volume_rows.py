@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from stackctl.errors import Conflict, UsageError
+from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer
 from stackctl.volume import service
@@ -50,8 +51,29 @@ def refuse_root(reader: Reader, server: Row, action: str, hint: str) -> None:
             )
 
 
+def tie(reader: Reader, server_id: str) -> Row | None:
+    """A volume of a server that keeps it on its host, since no other one reaches it: one that is
+    there before one that is still to be made."""
+    rows = sorted(of_server(reader, server_id), key=lambda row: not row["built"])
+    tied = (row for row in rows if row["host_id"] is not None)
+    return next((row for row in tied if not keeping.is_shared(reader, row)), None)
+
+
+def at_work(reader: Reader, server_id: str) -> Row | None:
+    """A shared volume of a server that its host has still to do with."""
+    shared = (row for row in of_server(reader, server_id) if keeping.is_shared(reader, row))
+    return next((row for row in shared if not keeping.may_move(reader, row)), None)
+
+
+def types_of(reader: Reader, server_id: str) -> frozenset[str]:
+    """The types of its volumes, by id: what a host needs to have for it."""
+    return frozenset(row["type_id"] for row in of_server(reader, server_id) if row["type_id"])
+
+
 def be_root(writer: Writer, volume: Row, server: Row) -> None:
     """A new server boots from a volume; one without a place gets the server's."""
+    if volume["host_id"] is not None:
+        volume = keeping.give_to(writer, volume, server["host_id"])
     device = f"{PREFIXES[server['disk_bus']]}a"
     place = {"host_id": server["host_id"], "server_id": server["id"], "device": device}
     update(writer, volume, status="attaching", **place)
@@ -60,10 +82,12 @@ def be_root(writer: Writer, volume: Row, server: Row) -> None:
 def let_go(writer: Writer, server: Row) -> None:
     """The volumes of a server that is deleted: free when its domain is gone, or deleted with it."""
     for volume in of_server(writer, server["id"]):
+        if volume["host_id"] is not None:
+            volume = keeping.past_the_fence(writer, volume)
         if volume["delete_on_termination"]:
             service.bury(writer, volume)
         else:
-            update(writer, volume, status="detaching")
+            update(writer, volume, status="detaching", held=0)
 
 
 def give_back(writer: Writer, server_id: str) -> None:
@@ -73,10 +97,20 @@ def give_back(writer: Writer, server_id: str) -> None:
         update(writer, volume, **{**FREE, "status": "available", "host_id": place})
 
 
-def move_unbuilt(writer: Writer, server_id: str, host_id: str) -> None:
-    """The volumes of a server that no host has heard of go along with it to another host."""
+def try_again(writer: Writer, server_id: str) -> None:
+    """A server was named again: what of its volumes could not be made is tried once more."""
     for volume in of_server(writer, server_id):
-        update(writer, volume, host_id=host_id)
+        if volume["held"]:
+            service.try_again(writer, volume)
+
+
+def move_unbuilt(writer: Writer, server_id: str, host_id: str) -> None:
+    """The volumes of a server that no host has heard of, or that its host has lost, go along with
+    it to another host: those that are not made yet, and shared ones."""
+    for volume in of_server(writer, server_id):
+        if not volume["built"]:
+            update(writer, volume, host_id=host_id)
+    keeping.follow(writer, server_id, host_id)
 
 
 def device_for(reader: Reader, server: Row, asked: str | None) -> str:

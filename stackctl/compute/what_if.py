@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.placing import placement_of
 from stackctl.compute.resolving import MAX_COUNT, root_disk_gb
@@ -65,7 +66,8 @@ def drain(context: Context, word: str) -> list[Move]:
         leaving = [server["id"] for server in servers]
         policy = policy_of(context.cloud.config["scheduler"])
         placer = Placer(candidates(reader, {host["id"]}), policy)
-        tied = _tied(reader, host["id"])
+        ties = {id_: volume_rows.tie(reader, id_) for id_ in leaving}
+        tied = {id_: tie["name"] for id_, tie in ties.items() if tie is not None}
         return [
             _move(server, placer, placement_of(reader, server, leaving), tied.get(server["id"], ""))
             for server in servers
@@ -103,16 +105,6 @@ def _placed(placer: Placer, request: Request, count: int) -> Counter[str]:
             break
         counts[decision.host_id] += 1
     return counts
-
-
-def _tied(reader: Reader, host_id: str) -> dict[str, str]:
-    """By server, a volume that cannot go along to another host."""
-    rows = reader.all(
-        "SELECT server_id, name FROM volumes WHERE host_id = ? AND server_id IS NOT NULL "
-        "AND deleted_at IS NULL ORDER BY device",
-        host_id,
-    )
-    return {row["server_id"]: row["name"] for row in reversed(rows)}
 
 
 def _move(server: Row, placer: Placer, request: Request, volume: str) -> Move:

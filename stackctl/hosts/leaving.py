@@ -11,6 +11,7 @@ from stackctl.hosts.views import read_host
 from stackctl.identity.bootstrap import public_key
 from stackctl.identity.context import Context
 from stackctl.operation import Done, run
+from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.convergence import acting_session
 from stackctl.operation.events import note
 from stackctl.state import Reader, Row, Writer, find, now, read, write
@@ -45,6 +46,7 @@ def _close(context: Context, word: str, off_for_good: bool) -> Row:
     """From here on nothing new is placed on the host."""
     with write(context.cloud, dry_run=context.dry_run) as writer:
         row = find(writer, "hosts", word, noun="host")
+        keeping.leave(writer, row["id"])
         _require_empty(writer, row, off_for_good)
         writer.update("hosts", row["id"], enabled=0, disabled_reason="leaves the cloud")
     return row
@@ -156,6 +158,7 @@ def _forget(writer: Writer, row: Row) -> None:
     writer.run("DELETE FROM host_networks WHERE host_id = ?", row["id"])
     writer.run("DELETE FROM bindings WHERE host_id = ?", row["id"])
     writer.run("DELETE FROM aggregate_hosts WHERE host_id = ?", row["id"])
+    writer.run("DELETE FROM volume_type_hosts WHERE host_id = ?", row["id"])
     writer.run(
         "UPDATE tombstones SET acknowledged_at = ? WHERE host_id = ? AND acknowledged_at IS NULL",
         now(),
@@ -184,6 +187,7 @@ def fence_host(context: Context, word: str) -> Host:
         )
     with write(context.cloud, dry_run=context.dry_run) as writer:
         writer.update("hosts", row["id"], fenced=1)
+        keeping.leave(writer, row["id"])
         _note(context, writer, row, "host-fence", f"{context.operator} says that it is off")
         return read_host(writer, row["id"])
 

@@ -42,7 +42,12 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
     )
     carrying |= _hosts_of(reader, _HOSTS_OF_GROUPS, change.security_groups)
     carrying |= _hosts_of(reader, _HOSTS_OF_VOLUMES, change.volumes, times=2)
-    around = _hosts_of(reader, _HOSTS_OF_NETWORKS, change.networks)
+    carrying |= _hosts_of(
+        reader, "SELECT host_id FROM volume_types WHERE id IN ({})", change.volume_types
+    )
+    around = set(change.left)
+    around |= _hosts_of(reader, _HOSTS_OF_TYPES, change.volume_types)
+    around |= _hosts_of(reader, _HOSTS_OF_NETWORKS, change.networks)
     around |= _hosts_that_admit(reader, change)
     # Which networks a router connects decides whose members can send into them.
     around |= _hosts_of(reader, _HOSTS_JOINED, change.routers)
@@ -65,6 +70,10 @@ UNION SELECT host_id FROM tombstones JOIN hosts ON hosts.id = host_id
 _HOSTS_OF_VOLUMES = """
 SELECT host_id FROM volumes WHERE id IN ({0}) AND host_id IS NOT NULL
 UNION SELECT host_id FROM volume_snapshots WHERE id IN ({0})
+"""
+
+_HOSTS_OF_TYPES = """
+SELECT hosts.id FROM hosts, volume_types WHERE volume_types.id IN ({}) AND claimed = 1
 """
 
 _HOSTS_OF_NETWORKS = "SELECT host_id FROM host_networks WHERE network_id IN ({})"

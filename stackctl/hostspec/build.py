@@ -32,7 +32,8 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         disks=tuple(_disk(row, adopting) for row in _by_id(snapshot.disks)),
         servers=tuple(_server(snapshot, row) for row in snapshot.servers),
         tombstones=tuple(
-            spec.Tombstone(kind=row["kind"], id=row["id"], version=0) for row in snapshot.tombstones
+            spec.Tombstone(row["kind"], row["id"], version=0, backend_id=row["type_id"])
+            for row in snapshot.tombstones
         ),
         routers=tuple(_router(snapshot, row) for row in snapshot.routers),
         security_groups=tuple(_group(snapshot, row) for row in snapshot.groups.rows),
@@ -40,6 +41,7 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
         volumes=tuple(
             _volume(row) for row in _by_id([*snapshot.volumes, *snapshot.volume_snapshots])
         ),
+        backends=tuple(_backend(host, row) for row in snapshot.volume_types),
     )
 
 
@@ -294,6 +296,21 @@ def _volume(row: Row) -> spec.Volume:
         build=not built,
         image_id=None if built or copied else row["image_id"],
         source_id=None if built else row["source_id"],
+        backend_id=row["type_id"],
+        # A snapshot that failed is not in the spec at all.
+        held=bool(row.get("held")) and not built,
+    )
+
+
+def _backend(host: Row, row: Row) -> spec.Backend:
+    return spec.Backend(
+        id=row["id"],
+        version=row["version"],
+        driver=row["driver"],
+        location=row["location"],
+        shared=bool(row["shared"]),
+        claim=row["host_id"] == host["id"] and not row["claimed"],
+        look=not row["known"],
     )
 
 

@@ -55,6 +55,8 @@ class HostSnapshot:
     groups: Groups = field(default_factory=Groups)
     volumes: list[Row] = field(default_factory=list)
     volume_snapshots: list[Row] = field(default_factory=list)
+    volume_types: list[Row] = field(default_factory=list)
+    """With ``known``: whether the host has said that it has them."""
 
     @property
     def adopting(self) -> set[str]:
@@ -69,7 +71,7 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
     disks = reader.all(_DISKS, host_id)
     servers = reader.all(_SERVERS, host_id, host_id)
     ports = reader.all(_PORTS, host_id)
-    volumes = reader.all(_VOLUMES, host_id)
+    volumes = reader.all(_VOLUMES, host_id, host_id)
     routers = reader.all(_ROUTERS, host_id)
     router_ids = [row["id"] for row in routers]
     return HostSnapshot(
@@ -92,6 +94,7 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         groups=_groups(reader, ports),
         volumes=volumes,
         volume_snapshots=reader.all(_VOLUME_SNAPSHOTS, host_id),
+        volume_types=reader.all(_VOLUME_TYPES, host_id, host_id),
     )
 
 
@@ -111,12 +114,26 @@ WHERE migrations.target_host_id = ? AND migrations.kind = 'live'
 ORDER BY id
 """
 
-_VOLUMES = "SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL ORDER BY id"
+# Those of a server that is on its way here are shared: its old host has them, too.
+_VOLUMES = """
+SELECT * FROM volumes WHERE host_id = ? AND deleted_at IS NULL
+UNION SELECT volumes.* FROM migrations JOIN volumes ON volumes.server_id = migrations.server_id
+WHERE migrations.target_host_id = ? AND migrations.kind = 'live'
+  AND migrations.status IN ('preparing', 'running') AND volumes.deleted_at IS NULL
+ORDER BY id
+"""
 
 # One that failed is not tried again: it would be of another moment than was asked for.
 _VOLUME_SNAPSHOTS = """
 SELECT *, volume_id AS source_id FROM volume_snapshots WHERE host_id = ? AND deleted_at IS NULL
   AND (built = 1 OR status = 'creating') ORDER BY id
+"""
+
+# What is not claimed yet, only its claimant can have.
+_VOLUME_TYPES = """
+SELECT volume_types.*, ifnull(said.usable, 0) AS known FROM volume_types
+LEFT JOIN volume_type_hosts AS said ON said.type_id = volume_types.id AND said.host_id = ?
+WHERE deleted_at IS NULL AND (claimed = 1 OR volume_types.host_id = ?) ORDER BY id
 """
 
 _NETWORKS = """

@@ -14,7 +14,7 @@ from typing import Any
 
 from stackctl.errors import StackctlError
 from stackctl.identity.context import Context
-from stackctl.operation import convergence
+from stackctl.operation import convergence, volume_keepers
 from stackctl.operation.bindings import unbind_port
 from stackctl.operation.disk_rows import bury, disks_of, drop_disk
 from stackctl.operation.events import note
@@ -119,6 +119,7 @@ def arrive(writer: Writer, migration: Row) -> None:
     pin = there if server["host_asked"] is not None else None
     values = {"host_id": there, "zone": host["zone"], "host_asked": pin}
     _end(writer, server, migration, **values)
+    volume_keepers.follow(writer, server["id"], there)
     set_status(writer, migration, "completed", claim_host_id=None)
     _note(writer, server, migration, f"migrated live to {host['name']}", there)
 

@@ -6,12 +6,14 @@ A report about an older version of a row is not written; nor is one about a row 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from agent.spec import HostSpec
 from agent.wire import Fault, Report
 from stackctl.operation import shelving
+from stackctl.operation.backend_reports import backend_seen
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure
 from stackctl.operation.volume_reports import (
@@ -48,7 +50,7 @@ LASTING_TASKS = (
 )
 """Tasks that end with their command: what a convergence sees meanwhile is no news of them."""
 
-KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment")
+KEPT_KINDS = ("domain", "disk", "port", "router", "volume", "attachment", "backend")
 
 
 def concerns_a_row(report: Report) -> bool:
@@ -75,16 +77,8 @@ class Reporter:
                 self._told_failed.add((report.kind, report.id))
             if report.result == "removed" and report.kind in ("domain", "disk", "volume"):
                 self._acknowledge(writer, report)
-            elif report.kind == "domain":
-                self._server(writer, report)
-            elif report.kind == "disk":
-                self._disk(writer, report)
-            elif report.kind == "port":
-                self._port(writer, report)
-            elif report.kind == "router":
-                self._router(writer, report)
-            elif report.kind in ("volume", "attachment"):
-                self._volume(writer, report)
+            elif report.kind in self._WRITERS:
+                self._WRITERS[report.kind](self, writer, report)
             elif report.result == "failed":
                 self._part_failed(writer, report)
 
@@ -297,6 +291,11 @@ class Reporter:
             fault_json = self._fault_json(_fault(report)) if report.result == "failed" else None
             snapshot_seen(writer, snapshot, report, fault_json)
 
+    def _backend(self, writer: Writer, report: Report) -> None:
+        name = backend_seen(writer, report, self.host_id)
+        if report.result == "failed":
+            self._failed(writer, report, report.id, name or "")
+
     def _part_failed(self, writer: Writer, report: Report) -> None:
         """What fails for want of a part fails with the part's reason, not with "not tried"."""
         sql = _WAITING.get(report.kind)
@@ -347,6 +346,16 @@ class Reporter:
             operation_id=self.operation_id,
             seconds=seconds,
         )
+
+    _WRITERS: ClassVar[Mapping[str, Callable[[Reporter, Writer, Report], None]]] = {
+        "domain": _server,
+        "disk": _disk,
+        "port": _port,
+        "router": _router,
+        "volume": _volume,
+        "attachment": _volume,
+        "backend": _backend,
+    }
 
 
 _DOWN_HERE = """

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from stackctl.identity.context import Context
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Done
-from stackctl.operation.run import begin
+from stackctl.operation.run import Operation, begin
 from stackctl.state import Reader, Row, Writer, read
 
 
@@ -30,6 +30,10 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 
 
+def _converge(operation: Operation, _: object) -> None:
+    operation.converge()
+
+
 def change_one(
     context: Context,
     action: str,
@@ -38,13 +42,15 @@ def change_one(
     arguments: dict[str, Any],
     work: Callable[[Writer], N],
     load: Callable[[Reader, Row], N],
+    see_to_it: Callable[[Operation, N], None] = _converge,
 ) -> Done[N]:
     """Do ``work`` as one operation, leave its event, and bring the hosts up to date.
 
     ``word`` is what the asker calls the thing; ``arguments`` tell two requests with one request id
-    apart; ``load`` makes the value again from its row when a request is repeated.
+    apart; ``load`` makes the value again from its row when a request is repeated; ``see_to_it``
+    converges, if there is more to it than that.
     """
-    return prepare_one(context, action, noun, word, arguments, lambda: work, load)
+    return prepare_one(context, action, noun, word, arguments, lambda: work, load, see_to_it)
 
 
 def prepare_one(
@@ -55,6 +61,7 @@ def prepare_one(
     arguments: dict[str, Any],
     prepare: Callable[[], Callable[[Writer], N]],
     load: Callable[[Reader, Row], N],
+    see_to_it: Callable[[Operation, N], None] = _converge,
 ) -> Done[N]:
     """The same for what needs long work before its transaction: ``prepare`` does it outside and
     returns the ``work``. It is not called when a request is repeated."""
@@ -81,7 +88,7 @@ def prepare_one(
             return value
 
         value = operation.transact(noted, lambda value: {"table": _table(noun), "id": value.id})
-        operation.converge()
+        see_to_it(operation, value)
         return operation.finish(value)
 
 

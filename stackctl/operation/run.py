@@ -36,9 +36,8 @@ from stackctl.state import Change, Reader, Row, Writer, new_id, now, read, write
 
 T = TypeVar("T")
 
-_WITH_ROWS = frozenset(
-    ("server", "domain", "disk", "port", "nic", "image", "dhcp", "router", "volume", "attachment")
-)
+_OF_SERVERS = ("server", "domain", "disk", "port", "nic", "image", "dhcp", "router")
+_WITH_ROWS = frozenset((*_OF_SERVERS, "volume", "attachment", "backend"))
 """Kinds whose failures carry the id of a row, somebody's own."""
 
 
@@ -216,7 +215,7 @@ class Operation:
         if failure.kind == "server" and failure.id in change.servers:
             return False
         named = change.servers | change.ports | change.networks | change.routers
-        named |= change.volumes
+        named |= change.volumes | change.volume_types
         if not named | change.security_groups:
             return bool(change.hosts)
         if failure.kind in _WITH_ROWS:
@@ -243,6 +242,8 @@ class Operation:
         self.change.security_groups |= change.security_groups
         self.change.members |= change.members
         self.change.volumes |= change.volumes
+        self.change.left |= change.left
+        self.change.volume_types |= change.volume_types
 
     def _record(self, writer: Writer, result: dict[str, Any] | None) -> None:
         """Write the operation's row with its first transaction, and keep it up with the others."""

@@ -17,6 +17,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from stackctl.operation import volume_keepers
 from stackctl.operation.bindings import rebound, unbind_port
 from stackctl.operation.disk_rows import disks_of, drop_disk
 from stackctl.operation.events import note
@@ -127,6 +128,7 @@ def take_back(writer: Writer, migration: Row, why: str) -> None:
             if disk["id"] not in before["disks"] and not disk["aside"]:
                 drop_disk(writer, disk)
         _take_up(writer, server["id"], before["disks"])
+    volume_keepers.follow(writer, server["id"], origin)
     _spare_domain(writer, server["id"], origin)
     values = {"host_id": origin, "moving": 0, "task_state": None, **before["server"]}
     if _was_told(writer, origin, before["stopped_serial"]):

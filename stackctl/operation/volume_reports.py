@@ -13,10 +13,11 @@ FREE: dict[str, Any] = {"server_id": None, "device": None, "delete_on_terminatio
 
 def volume_seen(writer: Writer, volume: Row, report: Report) -> None:
     """Its file is there; who runs with it decides whether it is free of a server yet."""
-    values: Row = {"built": 1, "fault_json": None}
+    values: Row = {"built": 1, "held": 0, "fault_json": None}
+    values["settled_version"] = volume["version"]
     if volume["status"] in ("creating", "error"):
         values["status"] = "available" if volume["server_id"] is None else "in-use"
-    elif volume["status"] == "detaching" and report.facts.get("used_by") == []:
+    elif volume["status"] == "detaching" and _is_let_go(writer, volume, report):
         values |= {**FREE, "status": "available"}
     elif volume["status"] in ("attaching", "detaching"):
         # The file is well; what keeps the guest from getting it, or giving it back, still holds.
@@ -24,10 +25,29 @@ def volume_seen(writer: Writer, volume: Row, report: Report) -> None:
     _update(writer, volume, values)
 
 
+def _is_let_go(writer: Writer, volume: Row, report: Report) -> bool:
+    """Whether no guest has it: none here, nor one on another host that its server was moving to,
+    where what is left of it waits to be destroyed (a fenced one is off)."""
+    left = writer.value(
+        "SELECT count(*) FROM tombstones JOIN hosts ON hosts.id = host_id WHERE kind = 'domain' "
+        "AND tombstones.id = ? AND host_id <> ? AND acknowledged_at IS NULL AND fenced = 0",
+        volume["server_id"],
+        volume["host_id"],
+    )
+    return report.facts.get("used_by") == [] and not left
+
+
 def volume_failed(writer: Writer, volume: Row, fault_json: str) -> None:
-    """It could not be made or found, or did not grow; a volume with a server keeps its state."""
-    values: Row = {"fault_json": fault_json}
-    if volume["server_id"] is None:
+    """It could not be made or found, or did not grow; a volume with a server keeps its state.
+
+    One that could not be made is left alone until somebody names it.
+    """
+    values: Row = {"fault_json": fault_json, "held": int(not volume["built"])}
+    if volume["built"]:
+        values["settled_version"] = volume["version"]
+    if volume["status"] == "detaching" and not volume["built"]:
+        values |= {**FREE, "status": "error"}  # what is not there, no guest has
+    elif volume["server_id"] is None:
         values["status"] = "error"
     _update(writer, volume, values)
 
@@ -36,7 +56,7 @@ def snapshot_seen(writer: Writer, snapshot: Row, report: Report, fault_json: str
     """A snapshot was taken, is there, or is not (``fault_json``)."""
     values: Row = {"fault_json": fault_json, "status": "error"}
     if fault_json is None:
-        values |= {"status": "available", "built": 1}
+        values |= {"status": "available", "built": 1, "settled_version": snapshot["version"]}
     if "taken" in report.facts:
         values["taken_at"] = str(report.facts["taken"])
         values["consistency"] = str(report.facts.get("consistency", ""))

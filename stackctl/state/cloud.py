@@ -34,6 +34,8 @@ DEFAULT_CONFIG: dict[str, Any] = {
     "image_catalogue": None,
     # Filters, their limits and the multipliers of weighers: docs/guide/placing.md.
     "scheduler": {},
+    # The type of volumes that are made without one; local: files in the hosts' own folders.
+    "default_volume_type": "local",
     # Seconds in which a deleted server can be restored; 0: it is gone at once.
     "reclaim_instance_interval": 0,
     # Servers have a display for vnc-console, unless their boot or their image says otherwise.

@@ -52,7 +52,8 @@ class Change:
     ``underlays``: hosts whose tunnel address is another now. ``routers``: other interfaces, or
     anything else of a router. ``security_groups``: other rules; ``members``: groups that have
     other members or addresses of members, in ``networks``. ``volumes``: those themselves, to
-    which server they belong, or snapshots of them.
+    which server they belong, or snapshots of them. ``left``: hosts that no longer care for some.
+    ``volume_types``: those that every host hears of.
     """
 
     hosts: set[str] = field(default_factory=set)
@@ -64,6 +65,8 @@ class Change:
     security_groups: set[str] = field(default_factory=set)
     members: set[str] = field(default_factory=set)
     volumes: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
+    volume_types: set[str] = field(default_factory=set)
 
 
 class Reader:

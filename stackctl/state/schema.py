@@ -6,6 +6,7 @@ JSON. Sizes and limits carry their unit in the name.
 """
 
 from stackctl.state.schema_adopting import ADOPTING
+from stackctl.state.schema_backends import BACKENDS
 from stackctl.state.schema_guests import GUESTS
 from stackctl.state.schema_images import IMAGES
 from stackctl.state.schema_lifecycle import LIFECYCLE
@@ -417,6 +418,7 @@ MIGRATIONS: tuple[str, ...] = (
     ADOPTING,
     GUESTS,
     SHELVING,
+    BACKENDS,
 )
 """Script n brings a file from user_version n to n + 1."""
 

@@ -1,4 +1,4 @@
-"""What servers, volumes and moves take of hosts: one sum for those who show it or place by it."""
+"""What servers, local volumes and moves take of hosts: one sum to show or place by."""
 
 HOSTS_WITH_USAGE = """
 SELECT hosts.*, ifnull(used.servers, 0) AS servers, ifnull(used.builds, 0) AS builds,
@@ -14,8 +14,10 @@ FROM hosts LEFT JOIN (
 ) AS used ON used.host_id = hosts.id
 LEFT JOIN (
   SELECT host_id, sum(size_gb) AS disk_gb FROM (
-    SELECT host_id, size_gb FROM volumes WHERE deleted_at IS NULL AND host_id IS NOT NULL
-    UNION ALL SELECT host_id, size_gb FROM volume_snapshots WHERE deleted_at IS NULL
+    SELECT host_id, size_gb FROM volumes
+      WHERE deleted_at IS NULL AND host_id IS NOT NULL AND type_id IS NULL
+    UNION ALL SELECT host_id, size_gb FROM volume_snapshots
+      WHERE deleted_at IS NULL AND type_id IS NULL
   ) GROUP BY host_id
 ) AS kept ON kept.host_id = hosts.id
 LEFT JOIN (

@@ -9,6 +9,7 @@ from stackctl.errors import Conflict, HostUnreachable
 from stackctl.identity import quota
 from stackctl.identity.context import Context
 from stackctl.operation import Done, Operation, begin
+from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.events import note
 from stackctl.operation.resource import as_it_became, change_one
 from stackctl.state import Reader, Row, Writer, new_id, now, read
@@ -81,6 +82,7 @@ def delete_snapshot(context: Context, word: str) -> Done[Snapshot]:
     def work(writer: Writer) -> Snapshot:
         row = service.own_snapshot(context, writer, word)
         service.refuse_needed(writer, row)
+        row = keeping.with_able_keeper(writer, row, "volume_snapshots")
         service.bury(writer, row, "volume_snapshots")
         return snapshot_from(writer, writer.get("volume_snapshots", row["id"]))
 
@@ -91,11 +93,11 @@ def _insert(context: Context, writer: Writer, name: str, word: str, description:
     volume = service.copyable(context, writer, word)
     quota.require(writer, context.project_id, "snapshots", 1)
     quota.require(writer, context.project_id, "gigabytes", volume["size_gb"])
-    room.require_room(writer, volume["host_id"], name, volume["size_gb"])
-    same = ("size_gb", "format", "host_id", "image_id")
+    same = ("size_gb", "format", "host_id", "image_id", "type_id")
     row: Row = {"id": new_id(), "project_id": context.project_id, "name": name}
     row |= {"description": description, "volume_id": volume["id"], "status": "creating"}
     row |= {**{key: volume[key] for key in same}, "created_at": now()}
+    room.require_room(writer, row, volume["size_gb"])
     if not writer.insert_if_free("volume_snapshots", row, _NAME_INDEX):
         raise Conflict(
             f"There is already a snapshot called {name}. Nothing was changed.",

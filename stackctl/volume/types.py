@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from stackctl.operation.volume_keepers import is_shared
 from stackctl.state import Reader, Row
 
 GIB = 1 << 30
@@ -16,8 +17,10 @@ class NewVolume:
     """What is asked for: an empty volume, or one made of an ``image``, a ``snapshot`` or another
     volume (``source``).
 
-    A copy is on the host of what it is a copy of, and as large where ``size_gb`` is None. Others
-    are on ``host`` at once, or (None) on that of the first server that they are attached to.
+    A copy is made by the host of what it is a copy of, and as large where ``size_gb`` is None.
+    Others are made by ``host`` at once, or (None) by that of the first server that they are
+    attached to; those of a shared ``type`` at once by any. ``type`` None: that of what it copies,
+    or the cloud's default.
     """
 
     name: str
@@ -27,6 +30,7 @@ class NewVolume:
     description: str = ""
     snapshot: str | None = None
     source: str | None = None
+    type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class VolumeChange:
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume. ``host`` is empty until its place is known, ``server_name`` and ``device`` while
-    no server has it; ``fault`` says why it is not what it should be."""
+    """A volume. ``host`` is empty until its place is known, and of a ``shared`` one, which servers
+    of any host with its ``type`` can have: ``keeper`` is the host that makes, grows and removes it
+    just now. ``server_name`` and ``device`` are empty while no server has it; ``fault`` says why it
+    is not what it should be."""
 
     id: str
     project_id: str
@@ -49,7 +55,10 @@ class Volume:
     status: str
     size_gb: int
     format: str
+    type: str
+    shared: bool
     host: str
+    keeper: str
     image: str
     server_id: str | None
     server_name: str
@@ -77,6 +86,7 @@ class Snapshot:
     size_gb: int
     volume_id: str
     volume_name: str
+    type: str
     host: str
     consistency: str
     taken_at: str | None
@@ -91,7 +101,8 @@ def snapshot_from(reader: Reader, row: Row) -> Snapshot:
     return Snapshot(
         **{name: row[name] for name in (*names, "consistency", "taken_at", "created_at")},
         volume_name=_name(reader, "volumes", row["volume_id"]),
-        host=_name(reader, "hosts", row["host_id"]),
+        type=_name(reader, "volume_types", row["type_id"]) or "local",
+        host="" if is_shared(reader, row) else _name(reader, "hosts", row["host_id"]),
         fault=fault.get("message", ""),
     )
 
@@ -100,9 +111,13 @@ def volume_from(reader: Reader, row: Row) -> Volume:
     """The value of a ``volumes`` row."""
     fault = json.loads(row["fault_json"]) if row["fault_json"] else {}
     names = ("id", "project_id", "name", "description", "status", "size_gb", "format")
+    keeper, shared = _name(reader, "hosts", row["host_id"]), is_shared(reader, row)
     return Volume(
         **{name: row[name] for name in (*names, "server_id", "created_at")},
-        host=_name(reader, "hosts", row["host_id"]),
+        type=_name(reader, "volume_types", row["type_id"]) or "local",
+        shared=shared,
+        host="" if shared else keeper,
+        keeper=keeper,
         image=_name(reader, "images", row["image_id"]),
         server_name=_name(reader, "servers", row["server_id"]),
         device=f"/dev/{row['device']}" if row["device"] else "",

@@ -12,12 +12,14 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from agent.resources.disk_source import Source
 from agent.resources.domain_xml import (
     BootInput,
     DiskInput,
     DomainInput,
     Mark,
     NicInput,
+    VolumeInput,
     compile_domain,
 )
 from agent.resources.hardware_xml import FirmwareInput
@@ -27,6 +29,8 @@ GOLDEN = Path(__file__).with_name("domain")
 HOST = "/var/lib/stackctl/host"
 SERVER_ID = "0d8f3c1e-7f0b-4c59-9d1f-0d6b3a5f1c11"
 DISK_ID = "5b0e4c8a-22f1-4a6e-8b8c-3a9d5e7f6a01"
+VOLUME_ID = "77d0e1aa-0c3f-4d8a-9a64-1f7a1a0c7b{}"
+SECRET = "2ec115d7-3a88-3ceb-bc12-0ac909a6fd87"
 IMAGE = f"{HOST}/images/{'ab' * 32}"
 
 TCG = DomainInput(
@@ -83,6 +87,37 @@ CASES = {
     ),
     "ide": replace(TCG, disk_bus="ide", nic_model="rtl8139", hardware=Hardware(video="cirrus")),
     "usb": replace(TCG, disk_bus="usb", nic_model="vmxnet3", hardware=Hardware(video="bochs")),
+    "volumes": replace(
+        TCG,
+        disks=(),
+        volumes=(
+            VolumeInput(f"{HOST}/volumes/local.qcow2", "qcow2", VOLUME_ID.format("01"), "vda"),
+            VolumeInput(
+                "/mnt/tank/shared.qcow2", "qcow2", VOLUME_ID.format("02"), "vdb", cache="none"
+            ),
+            VolumeInput(
+                "",
+                "qcow2",
+                VOLUME_ID.format("03"),
+                "vdc",
+                Source("nfs", "/volumes/stackctl-1/x.qcow2", hosts=("nas.example.com",)),
+                "none",
+            ),
+            VolumeInput(
+                "",
+                "raw",
+                VOLUME_ID.format("04"),
+                "vdd",
+                Source(
+                    "rbd", "cinder/sc-1", "", ("mon1.example.com:6789", "10.0.0.2"), "me", SECRET
+                ),
+                "none",
+            ),
+            VolumeInput(
+                "", "raw", VOLUME_ID.format("05"), "vde", Source("pool", "sc-2", pool="vg0")
+            ),
+        ),
+    ),
     "direct-kernel": replace(
         TCG,
         nics=(),

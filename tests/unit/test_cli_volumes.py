@@ -49,6 +49,29 @@ def test_a_volume_from_its_making_to_its_end(up):
     assert shown("volume-list") == []
 
 
+def test_a_volume_type_from_its_making_to_its_end(up):
+    made = shown("volume", "type", "create", "nas", "--nfs", "nas.example.com:/volumes")
+    assert (made["Driver"], made["Shared"], made["Hosts"]) == ("nfs", True, ["h1", "h2"])
+    assert [row["Name"] for row in shown("volume", "type", "list")] == ["local", "nas"]
+    got = shown("volume", "create", "data", "--size", "1", "--type", "nas")
+    assert (got["Type"], got["Shared"], got["Host"]) == ("nas", True, "")
+    assert got["Cared for by"] in ("h1", "h2")
+    (row,) = shown("volume-list")
+    assert (row["Type"], row["Host"]) == ("nas", "")
+    assert "are of the type nas" in refused(4, "volume-type-delete", "nas")
+    assert "making it has not failed" in refused(4, "volume-retry", "data")
+    invoke("volume-delete", "--yes", "data")
+    assert "Deleted volume type nas." in invoke("volume-type-delete", "nas").stderr
+    assert shown("volume-type-show", "local")["Hosts"] == ["h1", "h2"]
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--nfs", "a:/x", "--pool", "p"), ("--nfs", "a:/x", "--shared"), ("--pool", "/")]
+)
+def test_a_volume_type_is_of_one_place(up, words):
+    refused(2, "volume-type-create", "odd", *words)
+
+
 def test_a_device_may_stand_behind_as_in_novas_own_command(up):
     invoke("volume-create", "data", "--size", "1")
     words = ("volume-attach", "vm", "data", "/dev/vdd", "--delete-on-termination")

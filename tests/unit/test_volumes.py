@@ -23,6 +23,7 @@ from stackctl.volume.service import (
     delete_volume,
     extend_volume,
     list_volumes,
+    retry_volume,
     set_volume,
     show_volume,
 )
@@ -196,8 +197,46 @@ def test_a_volume_that_could_not_be_made_is_in_error_until_it_can(up):
         attach(up, volume="there")
     up.trouble("h1")
     up.converge(everything=True).check()
+    assert status(up, "there")[0] == "error"
+    assert files(up) == {}
+    retry_volume(up.context, "there").check()
     assert status(up, "there")[0] == "available"
     assert show_volume(up.context, "there").fault == ""
+    with pytest.raises(Conflict, match="is available: making it has not failed"):
+        retry_volume(up.context, "there")
+
+
+def test_a_volume_that_cannot_be_made_is_free_of_a_server_that_lets_go_of_it(up):
+    create(up, "more")
+    up.trouble("h1", fail={"volume": "No space left on device"})
+    with pytest.raises(PartlyDone):
+        attach(up, volume="more").check()
+    assert status(up, "more")[0] == "attaching"
+    with pytest.raises(PartlyDone):
+        detach(up, volume="more").check()
+    assert status(up, "more") == ("error", "", "")
+    up.trouble("h1")
+    retry_volume(up.context, "more").check()
+    assert status(up, "more")[0] == "available"
+
+
+def test_a_volume_of_a_server_is_tried_again_when_the_server_is_named(up):
+    create(up, "root", image="cirros", host="h1").check()
+    with write(up.cloud) as writer:
+        writer.run("UPDATE volumes SET built = 0 WHERE name = 'root'")
+    state = up.fleet.state("h1")
+    state["volumes"].clear()
+    up.fleet.save("h1", state)
+    up.trouble("h1", fail={"volume": "No space left on device"})
+    with pytest.raises(ResourceFailed, match="No space left"):
+        up.boot("disk", image="", volume="root").check()
+    up.trouble("h1")
+    up.converge(everything=True)
+    assert up.servers()["disk"] == "ERROR"
+    assert files(up) == {}
+    servers.change_power(up.context, "reboot-hard", ["disk"]).check()
+    assert status(up, "root")[0] == "in-use"
+    assert up.servers()["disk"] == "ACTIVE"
 
 
 def test_a_missing_volume_is_a_fault_and_never_made_again(up):

@@ -27,6 +27,7 @@ from stackctl.compute.scheduling.room import (
     HostHintFilter,
     NetworkFilter,
     RamFilter,
+    VolumeTypeFilter,
 )
 from stackctl.compute.scheduling.traits import (
     AggregateInstanceExtraSpecsFilter,
@@ -44,6 +45,7 @@ ALWAYS: tuple[Filter, ...] = (
     CoreFilter(),
     RamFilter(),
     DiskFilter(),
+    VolumeTypeFilter(),
 )
 """Without these a host could not carry what it is given, or not where it was asked for."""
 

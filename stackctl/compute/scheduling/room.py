@@ -118,3 +118,20 @@ def _short(what: str, unit: str, needed: float, free: float) -> str:
 
 def _enough(unit: str, needed: float, free: float) -> str:
     return f"needs {needed:.12g}{unit}, {free:.12g}{unit} free"
+
+
+class VolumeTypeFilter(Filter):
+    """Hosts that have the types of the server's volumes."""
+
+    def concerns(self, request: Request) -> bool:
+        """When it has volumes of other types than local ones."""
+        return bool(request.volume_types)
+
+    def refusal(self, host: Candidate, request: Request) -> str:
+        """It lacks one of them."""
+        lacking = sorted(request.volume_types - host.volume_types)
+        return f"does not have volume type {', '.join(lacking)}" if lacking else ""
+
+    def note(self, host: Candidate, request: Request) -> str:
+        """It has them."""
+        return f"has volume type {', '.join(sorted(request.volume_types))}"

@@ -46,6 +46,7 @@ class Candidate:
     build_failures: int = 0
     aggregates: tuple[Aggregate, ...] = ()
     facts_json: str = "{}"
+    volume_types: frozenset[str] = frozenset()
 
     @property
     def vcpus_free(self) -> float:
@@ -137,6 +138,7 @@ class Request:
     same_host: tuple[ServerAt, ...] = ()
     query: Any = None
     near: str = ""
+    volume_types: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
