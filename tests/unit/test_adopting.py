@@ -7,7 +7,7 @@ import json
 import pytest
 
 from stackctl import errors
-from stackctl.compute import service
+from stackctl.compute import live_migration, service
 from stackctl.compute.adopting import adopt
 from stackctl.compute.adoption_plan import AdoptRequest
 from stackctl.compute.flavors import NewFlavor, create_flavor
@@ -315,7 +315,7 @@ def test_a_guest_runs_by_its_old_definition_until_it_is_restarted(up):
     with pytest.raises(errors.Conflict, match="still runs by the definition"):
         service.change_power(up.context, "suspend", ["wiki"])
     with pytest.raises(errors.Conflict, match="still runs by the definition"):
-        service.live_migrate(up.context, "wiki")
+        live_migration.live_migrate(up.context, "wiki")
     service.change_power(up.context, "pause", ["wiki"]).check()
     service.change_power(up.context, "reboot-hard", ["wiki"]).check()
     assert up.server("wiki").adopted is None

@@ -130,7 +130,7 @@ def test_what_the_next_start_loses_is_named(changes, words):
             {"devices": DISK + DISK.replace("'vda' bus='virtio'", "'sda' bus='sata'")},
             "on the buses virtio and sata",
         ),
-        ({"devices": DISK.replace("bus='virtio'", "bus='usb'")}, "on the bus usb"),
+        ({"devices": DISK.replace("bus='virtio'", "bus='xen'")}, "on the bus xen"),
         (
             {
                 "devices": DISK.replace("bus='virtio'", "bus='scsi'")
@@ -144,7 +144,7 @@ def test_what_the_next_start_loses_is_named(changes, words):
             {"devices": DISK + NIC.replace("<model", "<vlan trunk='yes'/><model")},
             "carries several VLANs",
         ),
-        ({"devices": DISK + NIC.replace("'virtio'", "'ne2k_pci'")}, "the model ne2k_pci"),
+        ({"devices": DISK + NIC.replace("'virtio'", "'netfront'")}, "the model netfront"),
         (
             {"devices": DISK + NIC + NIC.replace("'virtio'", "'e1000'")},
             "the models virtio and e1000",
