@@ -29,6 +29,7 @@ ALLOWED = {
     "backup": {"active", "stopped", "paused", "suspended"},
     "resize": {"active", "stopped"},
     "migrate": {"active", "stopped"},
+    "live-migrate": {"active", "paused"},
     "confirm-resize": {"resized"},
     "revert-resize": {"resized", "error"},
     "soft-delete": {*BUILT, "building"},
