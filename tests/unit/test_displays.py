@@ -263,5 +263,5 @@ def test_an_image_that_must_be_quiet_is_not_copied_otherwise(monkeypatch, tmp_pa
     source, target = tmp_path / "a", live_copy.ImageFile(tmp_path / "b", "qcow2")
     monkeypatch.setattr(live_copy, "disk_target", lambda *_: "vda")
     with pytest.raises(StepFailed, match="os_require_quiesce"):
-        live_copy.copy(tmp_path, ID, source, target, lambda: None, 1, must_be_quiet=True)
+        live_copy.copy(tmp_path, ID, str(source), target, lambda: None, 1, must_be_quiet=True)
     assert begun == []
