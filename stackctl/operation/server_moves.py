@@ -155,7 +155,8 @@ def next_phase(
     """Go on with what a dead command left; the operation's phase then, empty if it had come to its
     end or waits for a host.
 
-    ``behind``: hosts that have not applied what it wrote; ``silent``: those that did not answer.
+    ``behind``: hosts that have not applied what it wrote; ``silent``: those that did not answer
+    just now, to which nothing is moved.
     """
     phase = ""
     for migration in left_off(writer, operation["id"]):
@@ -172,7 +173,7 @@ def _go_on(writer: Writer, migration: Row, behind: Collection[str], silent: Coll
     if origin in behind or (there in behind and there not in silent):
         return ""
     moving = writer.get("servers", migration["server_id"])["moving"]
-    if moving and there not in behind and has_arrived(writer, migration):
+    if moving and there not in {*behind, *silent} and has_arrived(writer, migration):
         arrive(writer, migration)
         return "converge"
     take_back(writer, migration, "the command was interrupted")
