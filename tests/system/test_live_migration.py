@@ -327,7 +327,7 @@ def test_a_command_that_dies_on_the_way_leaves_one_guest(
 # --- whoever dies, wherever ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [27, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_move_is_finished_or_undone_though_its_command_dies_at_any_point(
     fleet: Fleet, stride: int
 ) -> None:
@@ -348,7 +348,7 @@ def test_a_move_is_finished_or_undone_though_its_command_dies_at_any_point(
     raise AssertionError("the points never end")
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_move_is_finished_or_undone_though_agents_die_at_any_point(
     fleet: Fleet, stride: int
 ) -> None:
