@@ -147,8 +147,10 @@ def default_pools(cidr: Range, gateway: str | None) -> tuple[Pool, ...]:
     taken = ipaddress.ip_address(gateway) if gateway is not None else None
     if taken is None or taken not in cidr:
         return (Pool(str(first), str(last)),)
-    halves = ((first, taken - 1), (taken + 1, last))
-    return tuple(Pool(str(start), str(end)) for start, end in halves if int(start) <= int(end))
+    # As numbers: beside the last address of all there is none.
+    halves = ((int(first), int(taken) - 1), (int(taken) + 1, int(last)))
+    kind = type(first)
+    return tuple(Pool(str(kind(start)), str(kind(end))) for start, end in halves if start <= end)
 
 
 def checked_pools(cidr: Range, gateway: str | None, wanted: Sequence[Pool]) -> tuple[Pool, ...]:
