@@ -29,12 +29,27 @@ Args = dict[str, Any]
 @contextmanager
 def alone(data: Path, server_id: str, timeout_s: float) -> Iterator[None]:
     """Be the one who moves a server here; StepFailed while somebody else does."""
-    lock = files.make_folder(data / "locks") / f"move-{layout.checked(server_id)}"
+    files.make_folder(data / "locks")
     try:
-        with files.locked(lock, timeout_s, str(os.getpid())):
+        with files.locked(_lock(data, server_id), timeout_s, str(os.getpid())):
             yield
     except files.LockHeld as held:
         raise StepFailed(f"process {held} still moves this server") from None
+
+
+@contextmanager
+def unmoved(data: Path, server_id: str) -> Iterator[None]:
+    """The same for who does not move it, once nobody else does. One that was never moved has no
+    lock, and gets none."""
+    if _lock(data, server_id).exists():
+        with alone(data, server_id, END_LIMIT_S):
+            yield
+    else:
+        yield
+
+
+def _lock(data: Path, server_id: str) -> Path:
+    return data / "locks" / f"move-{layout.checked(server_id)}"
 
 
 def look(store: Store, args: Args, check: Callable[[], None]) -> Args:

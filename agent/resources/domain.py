@@ -99,7 +99,7 @@ class DomainKind:
 
         def remove() -> Facts:
             # One that is on its way here now comes to its end first, wherever that is.
-            with whereabouts.alone(host.data, tombstone.id, whereabouts.END_LIMIT_S):
+            with whereabouts.unmoved(host.data, tombstone.id):
                 if libvirt_conn.observe_one(tombstone.id) is not None:
                     host.seen.pop(nic.RUNNING, None)
                     libvirt_conn.destroy(tombstone.id)
