@@ -123,7 +123,7 @@ def test_a_stopped_server_starts_with_what_it_got_meanwhile(running: Fleet) -> N
     running.run("port-delete", "held")
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_nics_come_and_go_though_agents_die_at_any_point(running: Fleet, stride: int) -> None:
     for at in range(1, MAX_POINTS, stride):
         dead = killed(running, at, "interface-attach", "vm", "--net", "more")
@@ -144,7 +144,7 @@ def killed(fleet: Fleet, at: int, *argv: str) -> int:
     return fleet.logins("host1") - before - 1
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_nics_come_and_go_though_the_controller_dies_at_any_point(
     running: Fleet, stride: int
 ) -> None:

@@ -155,7 +155,7 @@ def agent_killed(fleet: Fleet, at: int, *argv: str) -> int:
     return fleet.logins("host1") - before - 1
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_other_disks_are_finished_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
     fleet.boot("vm", "--host", "host1")
     for at in range(1, MAX_POINTS, stride):
@@ -175,7 +175,7 @@ def test_other_disks_are_finished_though_agents_die_at_any_point(fleet: Fleet, s
     raise AssertionError("the points never end")
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_other_disks_are_finished_or_undone_though_the_controller_dies_at_any_point(
     fleet: Fleet, stride: int
 ) -> None:
@@ -336,7 +336,7 @@ def test_a_resized_server_runs_on_grown_copies_until_a_word_is_said(fleet: Fleet
     fleet.check_at_rest()
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_resize_is_finished_though_agents_die_at_any_point(fleet: Fleet, stride: int) -> None:
     fleet.run("flavor-create", f"grown-{stride}", "--ram", "96", "--disk", "2", "--vcpus", "2")
     fleet.boot("vm", "--host", "host1")

@@ -298,7 +298,7 @@ def killed(fleet: Fleet, at: int, *argv: str) -> int:
     return fleet.logins("host1") - before - 1
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_volumes_come_and_go_though_the_controller_dies_at_any_point(
     running: Fleet, stride: int
 ) -> None:
