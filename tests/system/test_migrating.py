@@ -235,13 +235,13 @@ def test_a_real_guest_finds_its_files_and_its_address_after_a_move(
 ) -> None:
     context = admin_context(fleet.cloud)
     with guest_image.open("rb") as stream:
-        create_image(context, NewImage("moving-guest", "qcow2"), stream).check()
+        create_image(context, NewImage("migrated-guest", "qcow2"), stream).check()
     key = tmp_path / "key"
-    key.write_text(add_keypair(context, "mover").value.private_key or "")
+    key.write_text(add_keypair(context, "migrant").value.private_key or "")
     key.chmod(0o600)
-    fleet.run("flavor-create", "moving", "--ram", "128", "--disk", "1", "--vcpus", "1")
-    words = ("--image", "moving-guest", "--flavor", "moving", "--nic", "net=faults")
-    fleet.run("boot", "vm", *words, "--key", "mover", "--wait", "ssh", "--host", "host1")
+    fleet.run("flavor-create", "migrated", "--ram", "128", "--disk", "1", "--vcpus", "1")
+    words = ("--image", "migrated-guest", "--flavor", "migrated", "--nic", "net=faults")
+    fleet.run("boot", "vm", *words, "--key", "migrant", "--wait", "ssh", "--host", "host1")
 
     def inside(command: str) -> str:
         done = fleet.start("ssh", "-i", str(key), "vm", command).wait()

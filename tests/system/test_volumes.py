@@ -86,7 +86,9 @@ def check_plugged(fleet: Fleet, *devices: str, names: tuple[str, ...] = ("data",
 
 
 @pytest.fixture(scope="module")
-def guest(world: Fleet, guest_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Guest:
+def guest(
+    world: Fleet, guest_image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guest]:
     """Runs a command in a guest that ``boot_guest`` made."""
     context = admin_context(world.cloud)
     with guest_image.open("rb") as stream:
@@ -101,7 +103,12 @@ def guest(world: Fleet, guest_image: Path, tmp_path_factory: pytest.TempPathFact
         assert done.exit == 0, str(done)
         return done.out
 
-    return run
+    yield run
+    # Another module makes them again.
+    delete_everything(world)
+    world.run("keypair-delete", "volumes")
+    world.run("flavor-delete", "small")
+    world.run("image-delete", "--yes", "volume-guest")
 
 
 def boot_guest(fleet: Fleet, name: str, *more: str) -> None:
