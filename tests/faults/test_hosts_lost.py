@@ -147,15 +147,26 @@ def test_a_host_that_dies_in_the_middle_leaves_errors_with_their_reason(fleet: F
 
 
 def test_a_rebooted_host_has_its_networks_again_and_its_servers_on_start(
-    fleet: Fleet, guest_image: Path
+    fleet: Fleet, guest_image: Path, lab_key: Path
 ) -> None:
-    guest = ("--image", "guest", "--flavor", "guest", "--nic", "net=faults")
+    guest = ("--image", "guest", "--flavor", "guest", "--nic", "net=faults", "--key", "rebooted")
+    fleet.run("keypair-add", "rebooted", "--pub-key", str(lab_key.with_suffix(".pub")))
     fleet.run("image-create", "guest", "--file", str(guest_image))
     fleet.run("flavor-create", "guest", "--vcpus", "1", "--ram", "128", "--disk", "1")
     fleet.run("boot", "g", *guest, "--count", "2", "--wait", "dhcp")
     (name,) = (name for name, row in fleet.servers().items() if row["Host"] == "host2")
     address = fleet.servers()[name]["IP Address"]["faults"][0]
     eventually(lambda: fleet.answers("host2", address), "the guest answers", seconds=60)
+    written: list[str] = []
+
+    def inside(command: str) -> bool:
+        login = ("ssh", "-i", str(lab_key), name, f"{command}; sync; sha256sum /root/data")
+        written[:] = fleet.start(*login).wait().out.split()[:1]
+        return written != []
+
+    write = "dd if=/dev/urandom of=/root/data bs=64k count=16"
+    eventually(lambda: inside(write), "the guest lets us in", seconds=60)
+    hashed = written[0]
     before = fleet.rows("SELECT boot_id FROM hosts WHERE name = 'host2'")
 
     fleet.kill_host("host2")
@@ -170,6 +181,8 @@ def test_a_rebooted_host_has_its_networks_again_and_its_servers_on_start(
     fleet.run("start", name)
     fleet.run("host-set", "host2", "--on-boot", "all")
     eventually(lambda: fleet.answers("host2", address), "it answers after start", seconds=90)
+    eventually(lambda: inside(":"), "the guest lets us in again", seconds=60)
+    assert written == [hashed], "what it wrote before its host went down"
     fleet.check_at_rest()
 
     fleet.kill_host("host2")
