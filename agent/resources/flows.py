@@ -95,10 +95,10 @@ class Table:
     def change(self, lines: list[str]) -> None:
         """Apply lines of a bundle, and have the switch go by them at once.
 
-        The userspace datapath of Open vSwitch (seen in 3.1) can go on with what it derived from
-        the flows before: it corrects a cached decision by looking for it by a packet, and finds
-        another one when two of them overlap. So it is made to forget them all, which costs each
-        connection one packet's look into the tables and loses none.
+        The userspace datapath of Open vSwitch (seen in 3.1) can go on for seconds with what it
+        derived from the flows before, it seems where two cached decisions overlap. So it is made
+        to forget them all, which costs each connection one packet's look into the tables and
+        loses none.
         """
         if self.bridge.datapath_type != _USERSPACE:
             ovs.change_flows(self.bridge.name, lines)
