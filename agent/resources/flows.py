@@ -90,7 +90,7 @@ class Table:
 
     def is_pending(self) -> bool:
         """Whether whoever changed them last did not live to have the switch look at them anew."""
-        return switch.pending_file(self.host, self._mark).exists()
+        return self._remembers and switch.pending_file(self.host, self._mark).exists()
 
     def change(self, lines: list[str]) -> None:
         """Apply lines of a bundle, and have the switch go by them at once.
@@ -100,13 +100,17 @@ class Table:
         to forget them all, which costs each connection one packet's look into the tables and
         loses none.
         """
-        if self.bridge.datapath_type != _USERSPACE:
+        if not self._remembers:
             ovs.change_flows(self.bridge.name, lines)
             return
         with switch.pending(self.host, self._mark):
             if lines:
                 ovs.change_flows(self.bridge.name, lines)
             ovs.forget_decisions()
+
+    @property
+    def _remembers(self) -> bool:
+        return self.bridge.datapath_type == _USERSPACE
 
     @property
     def _mark(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.disks import disks_of, restore_disks
 from stackctl.compute.elsewhere import unreached_hosts
-from stackctl.compute.types import Server
+from stackctl.compute.types import SIZES, Server
 from stackctl.compute.views import first_result, read_servers, server_row
 from stackctl.errors import Conflict, PartlyDone
 from stackctl.identity.context import Context
@@ -36,14 +36,7 @@ _COMMANDED = (
     "image_id",
     "rescue_image_id",
     "before_resize_json",
-    "flavor_id",
-    "flavor_name",
-    "vcpus",
-    "ram_mb",
-    "disk_gb",
-    "ephemeral_gb",
-    "swap_mb",
-    "extra_specs_json",
+    *SIZES,
     "key_name",
     "public_keys_json",
     "user_data_sha256",
@@ -51,7 +44,6 @@ _COMMANDED = (
     "machine_type",
     "disk_bus",
     "nic_model",
-    "hardware_json",
     "vendor_data_sha256",
 )
 """What commands set, and what is set back when one is taken back."""

@@ -16,8 +16,7 @@ from stackctl.compute import lifecycle, moving
 from stackctl.compute.commanding import note_server
 from stackctl.compute.disks import add_disk, disks_of
 from stackctl.compute.hardware import has_nvram
-from stackctl.compute.moving import SIZES
-from stackctl.compute.types import GIB, Server
+from stackctl.compute.types import GIB, SIZES, Server
 from stackctl.compute.views import first_result, read_servers, server_row, servers_by_id
 from stackctl.errors import Conflict, ResourceFailed, StackctlError
 from stackctl.identity.context import Context

@@ -15,6 +15,7 @@ from stackctl.compute.booking import another_host
 from stackctl.compute.disks import bury
 from stackctl.compute.placing import NoValidHost, record_decision
 from stackctl.compute.scheduler import no_valid_host
+from stackctl.compute.types import SIZES
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context
 from stackctl.network.allocation import bind_port
@@ -22,19 +23,6 @@ from stackctl.operation import volume_keepers
 from stackctl.operation.server_moves import OPEN, ports_of, set_role, set_status
 from stackctl.operation.server_moves import settle_ports as settle_ports
 from stackctl.state import Reader, Row, Writer, find, new_id, now
-
-SIZES = (
-    "flavor_id",
-    "flavor_name",
-    "vcpus",
-    "ram_mb",
-    "disk_gb",
-    "ephemeral_gb",
-    "swap_mb",
-    "extra_specs_json",
-    "hardware_json",
-)
-"""The columns of a server that are its flavor's."""
 
 _PUT_BACK = (
     "vm_state",

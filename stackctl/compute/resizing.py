@@ -12,10 +12,9 @@ from stackctl.compute.capacity import candidates
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import disks_of, drop_disk
 from stackctl.compute.hardware import resized, wish_of
-from stackctl.compute.moving import SIZES
 from stackctl.compute.placing import NoValidHost
 from stackctl.compute.resolving import root_disk_gb
-from stackctl.compute.types import Server
+from stackctl.compute.types import SIZES, Server
 from stackctl.compute.views import server_row
 from stackctl.errors import Conflict, NoCapacity
 from stackctl.identity.context import Context

@@ -9,6 +9,19 @@ from typing import Any
 GIB = 1024**3
 NAMING_STYLES = ("index", "uuid")
 
+SIZES = (
+    "flavor_id",
+    "flavor_name",
+    "vcpus",
+    "ram_mb",
+    "disk_gb",
+    "ephemeral_gb",
+    "swap_mb",
+    "extra_specs_json",
+    "hardware_json",
+)
+"""The columns of a server that are its flavor's."""
+
 
 @dataclass(frozen=True)
 class Nic:

@@ -17,8 +17,13 @@ from stackctl.identity.context import Context
 from stackctl.operation import convergence, volume_keepers
 from stackctl.operation.bindings import unbind_port
 from stackctl.operation.disk_rows import bury, disks_of, drop_disk
-from stackctl.operation.events import note
-from stackctl.operation.server_moves import ports_of, set_role, set_status, settle_ports
+from stackctl.operation.server_moves import (
+    note_move,
+    ports_of,
+    set_role,
+    set_status,
+    settle_ports,
+)
 from stackctl.state import Reader, Row, Writer, read, write
 
 OPEN = ("preparing", "running")
@@ -121,7 +126,7 @@ def arrive(writer: Writer, migration: Row) -> None:
     _end(writer, server, migration, **values)
     volume_keepers.follow(writer, server["id"], there)
     set_status(writer, migration, "completed", claim_host_id=None)
-    _note(writer, server, migration, f"migrated live to {host['name']}", there)
+    note_move(writer, server, migration, f"migrated live to {host['name']}", there)
 
 
 def stay(writer: Writer, migration: Row, why: str, status: str = "failed") -> None:
@@ -140,7 +145,7 @@ def stay(writer: Writer, migration: Row, why: str, status: str = "failed") -> No
     writer.change.hosts |= {origin, there}
     _end(writer, server, migration)
     set_status(writer, migration, status, claim_host_id=None, reason=why)
-    _note(writer, server, migration, f"not migrated: {why}", origin, "warning")
+    note_move(writer, server, migration, f"not migrated: {why}", origin, "warning")
 
 
 def next_phase(
@@ -164,19 +169,3 @@ def _end(writer: Writer, server: Row, migration: Row, **values: Any) -> None:
     ended = {"moving": 0, "task_state": None, "version": server["version"] + 1}
     writer.update("servers", server["id"], **ended, **values)
     writer.change.servers.add(server["id"])
-
-
-def _note(
-    writer: Writer, server: Row, migration: Row, message: str, host_id: str, level: str = "info"
-) -> None:
-    note(
-        writer,
-        action="live-migrate",
-        kind="server",
-        resource_id=server["id"],
-        name=server["name"],
-        message=message,
-        level=level,
-        host=writer.get("hosts", host_id)["name"],
-        operation_id=migration["operation_id"],
-    )

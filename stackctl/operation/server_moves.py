@@ -26,6 +26,8 @@ from stackctl.state import Reader, Row, Writer, now
 OPEN = ("pre-migrating", "migrating", "post-migrating", "reverting")
 """What the status of a move is while a command is at work on it."""
 
+_ACTIONS = {"cold": "migrate", "resize": "resize", "live": "live-migrate"}
+
 _LEFT_OFF = """
 SELECT * FROM migrations WHERE operation_id = ? AND kind IN ('cold', 'resize')
   AND status IN ('pre-migrating', 'migrating', 'post-migrating', 'reverting')
@@ -112,7 +114,7 @@ def arrive(writer: Writer, migration: Row) -> None:
         values |= {"kept_state": "resized", "vm_state": "resized", "task_state": "resize-finish"}
         set_status(writer, migration, "post-migrating")
     _update(writer, server, **values)
-    _note(writer, server, migration, f"came from {writer.get('hosts', origin)['name']}", there)
+    note_move(writer, server, migration, f"came from {writer.get('hosts', origin)['name']}", there)
 
 
 def take_back(writer: Writer, migration: Row, why: str) -> None:
@@ -139,7 +141,7 @@ def take_back(writer: Writer, migration: Row, why: str) -> None:
         set_status(writer, migration, "finished", reason=why, **before["claim"])
     else:
         set_status(writer, migration, "error", reason=why, claim_host_id=None)
-    _note(writer, server, migration, f"not moved: {why}", origin, "warning")
+    note_move(writer, server, migration, f"not moved: {why}", origin, "warning")
 
 
 def conclude(writer: Writer, migration: Row) -> None:
@@ -214,14 +216,15 @@ def _update(writer: Writer, server: Row, **values: Any) -> None:
     writer.change.servers.add(server["id"])
 
 
-def _note(
+def note_move(
     writer: Writer, server: Row, migration: Row, message: str, host_id: str, level: str = "info"
 ) -> None:
+    """Write into the diary what became of a move, in the name of who asked for it."""
     id_ = migration["operation_id"]
     user_name = writer.value("SELECT user_name FROM operations WHERE id = ?", id_) or ""
     note(
         writer,
-        action="resize" if migration["kind"] == "resize" else "migrate",
+        action=_ACTIONS[migration["kind"]],
         kind="server",
         resource_id=server["id"],
         name=server["name"],
