@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from agent import disk_copies, images, inspection, killpoint, layout
+from agent import images, inspection, killpoint, layout
+from agent.copies import disk_copies
 from agent.faults import StepFailed
 from agent.resources import domain_power, nic
 from agent.resources.base import Host, Step

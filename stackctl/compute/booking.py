@@ -14,8 +14,8 @@ from stackctl.compute.disks import bury_all
 from stackctl.compute.hardware import display_wanted, hardware_of, wish_of
 from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
-from stackctl.compute.scheduler import Decision, place
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.scheduler import Decision, place
 from stackctl.compute.types import GIB, BootRequest, Nic
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stackctl.compute import booking, volume_rows
 from stackctl.compute.placing import NoValidHost, record_decision
-from stackctl.compute.scheduler import reasons
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.scheduler import reasons
 from stackctl.compute.types import Server
 from stackctl.compute.views import read_servers, servers_by_id
 from stackctl.errors import HostUnreachable, StackctlError

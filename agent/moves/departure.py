@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
-from agent import killpoint, layout, whereabouts
+from agent import killpoint, layout
 from agent.channel import Channel, ChannelLost
 from agent.faults import StepFailed
-from agent.passage import Ways
+from agent.moves import whereabouts
+from agent.moves.passage import Ways
 from agent.resources import move_xml
 from agent.resources.domain_xml import describe, disk_files
 from agent.store import Store

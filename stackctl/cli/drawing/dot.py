@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import graphviz
 
-from stackctl.cli.topology_colours import DOWN, colours_of, visible
-from stackctl.compute.topology import Device, Link, NetworkNode, Topology
+from stackctl.cli.drawing.colours import DOWN, colours_of, visible
+from stackctl.compute.seeing.topology import Device, Link, NetworkNode, Topology
 
 
 def dot(graph: Topology) -> str:

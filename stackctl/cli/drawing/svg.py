@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import drawsvg
 
-from stackctl.cli.topology_colours import DOWN, colours_of, visible
-from stackctl.cli.topology_layout import (
+from stackctl.cli.drawing.colours import DOWN, colours_of, visible
+from stackctl.cli.drawing.layout import (
     BAR,
     BOX,
     HEADER,
@@ -19,7 +19,7 @@ from stackctl.cli.topology_layout import (
     lay_out,
     shortened,
 )
-from stackctl.compute.topology import Topology
+from stackctl.compute.seeing.topology import Topology
 
 _SANS = "'DejaVu Sans', Verdana, Helvetica, Arial, sans-serif"
 _MONO = "'DejaVu Sans Mono', Menlo, Consolas, monospace"

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackctl.compute import lifecycle, moving
+from stackctl.compute import lifecycle
 from stackctl.compute.commanding import note_server
 from stackctl.compute.disks import add_disk, disks_of
 from stackctl.compute.hardware import has_nvram
+from stackctl.compute.moves import moving
 from stackctl.compute.types import GIB, SIZES, Server
 from stackctl.compute.views import first_result, read_servers, server_row, servers_by_id
 from stackctl.errors import Conflict, ResourceFailed, StackctlError

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from wcwidth import wcswidth
 
-from stackctl.cli.topology_colours import visible
-from stackctl.compute.topology import Device, Link, NetworkNode, Topology
+from stackctl.cli.drawing.colours import visible
+from stackctl.compute.seeing.topology import Device, Link, NetworkNode, Topology
 
 BAR, BOX, MARGIN = 18, 168, 28
 HEADER, GAP = 132, 18

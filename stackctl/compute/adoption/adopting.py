@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from stackctl.compute.adoption_plan import (
+from stackctl.compute.adoption.plan import (
     AdoptRequest,
     Found,
     Plan,
@@ -14,7 +14,7 @@ from stackctl.compute.adoption_plan import (
     found_from,
     make_plan,
 )
-from stackctl.compute.adoption_rows import take_back, write_server
+from stackctl.compute.adoption.rows import take_back, write_server
 from stackctl.compute.commanding import note_server
 from stackctl.compute.elsewhere import unreached_hosts
 from stackctl.errors import ResourceFailed

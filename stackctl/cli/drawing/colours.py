@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from stackctl.cli.render import printable
-from stackctl.compute.topology import NetworkNode
+from stackctl.compute.seeing.topology import NetworkNode
 
 EXTERNAL = "#475569"
 DOWN = "#cbd5e1"

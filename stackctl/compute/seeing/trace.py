@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stackctl.compute.trace_ends import (
+from stackctl.compute.seeing.trace_ends import (
     OUTSIDE_MAC,
     Ends,
     Packet,
@@ -20,7 +20,7 @@ from stackctl.compute.trace_ends import (
     TraceRequest,
     numbers_of,
 )
-from stackctl.compute.trace_map import Cloudmap, PortSpot
+from stackctl.compute.seeing.trace_map import Cloudmap, PortSpot
 from stackctl.errors import AgentFailed
 from stackctl.identity.context import Context
 from stackctl.network import reach, trace_words

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
 
-from agent import chain_walk, flow_trace
-from agent.chain_walk import State
 from agent.faults import StepFailed
-from agent.flow_trace import Output, Packet
 from agent.resources import flow_tables, texts, topology
 from agent.spec import to_plain
 from agent.store import Store
 from agent.system import iptables, links, netns, ovs
 from agent.system.run import CommandFailed, run
+from agent.trace import chain_walk, flow_trace
+from agent.trace.chain_walk import State
+from agent.trace.flow_trace import Output, Packet
 
 Args = dict[str, Any]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 
-from stackctl.compute import live_migration, migrating, resizing, what_if
+from stackctl.compute import what_if
+from stackctl.compute.moves import live_migration, migrating, resizing
 from stackctl.errors import PartlyDone, StackctlError
 from stackctl.hosts.settings import set_host
 from stackctl.hosts.types import HostChanges

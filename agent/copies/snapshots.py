@@ -1,7 +1,7 @@
 """Copies of disks for images: complete by themselves, as the disk was at one moment.
 
-The disk of a guest that runs is copied by qemu (``agent.live_copy``), that of a guest that is off
-by qemu-img.
+The disk of a guest that runs is copied by qemu (``agent.copies.live_copy``), that of a guest that
+is off by qemu-img.
 
 A copy is locked by its maker for as long as that lives; one without a maker is removed by the next
 convergence.
@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agent import killpoint, layout, live_copy
+from agent import killpoint, layout
 from agent.channel import Channel
+from agent.copies import live_copy
 from agent.faults import StepFailed
 from agent.spec import Disk
 from agent.store import Store

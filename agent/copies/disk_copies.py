@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Optional
 
-from agent import inspection, killpoint, layout, sparse
+from agent import inspection, killpoint, layout
+from agent.copies import sparse
 from agent.faults import StepFailed
 from agent.spec import Disk
 from agent.system import files
 
 if TYPE_CHECKING:
-    from agent.peers import Peer
+    from agent.copies.peers import Peer
 
 PROGRESS_INTERVAL_S = 0.5
 LOCK_LIMIT_S = 60.0
@@ -123,7 +124,7 @@ class Copier:
             self._copy(disk, self._ask(disk, str(error)), file)
 
     def _copy(self, disk: Disk, peer: Peer, file: IO[bytes]) -> None:
-        from agent import peers  # TLS takes a while to load, and few exchanges need it
+        from agent.copies import peers
 
         told = time.monotonic()
         with peers.opened(peer, name_of(disk.source_id or "", disk.format)) as response:

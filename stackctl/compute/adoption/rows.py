@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from stackctl.compute.adoption_plan import Found, Plan
+from stackctl.compute.adoption.plan import Found, Plan
 from stackctl.compute.disks import disks_of
 from stackctl.identity.context import Context
 from stackctl.identity.quota import require

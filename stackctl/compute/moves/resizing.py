@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 
-from stackctl.compute import lifecycle, migrating, volume_rows
+from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.commanding import command
 from stackctl.compute.disks import disks_of, drop_disk
 from stackctl.compute.hardware import resized, wish_of
+from stackctl.compute.moves import migrating
 from stackctl.compute.placing import NoValidHost
 from stackctl.compute.resolving import root_disk_gb
 from stackctl.compute.types import SIZES, Server

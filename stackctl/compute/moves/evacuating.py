@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.commanding import Before, note_server
 from stackctl.compute.disks import disks_of, restore_disks
-from stackctl.compute.migrating import left_behind
-from stackctl.compute.moving import open_move
-from stackctl.compute.rehousing import Homes, Wish, find_host, graves_of, move_in, take_host
+from stackctl.compute.moves.migrating import left_behind
+from stackctl.compute.moves.moving import open_move
+from stackctl.compute.moves.rehousing import Homes, Wish, find_host, graves_of, move_in, take_host
 from stackctl.compute.types import SIZES, Server
 from stackctl.compute.views import first_result, read_servers, server_row
 from stackctl.errors import Conflict, NotFound, StackctlError

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from stackctl.cli.topology_colours import visible
-from stackctl.compute.topology import Device, Link, NetworkNode, Topology
+from stackctl.cli.drawing.colours import visible
+from stackctl.compute.seeing.topology import Device, Link, NetworkNode, Topology
 
 _WIDE = 10_000
 """Columns of something that is no terminal: no line is cut."""

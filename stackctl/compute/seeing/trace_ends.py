@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from stackctl.compute.trace_map import Cloudmap, PortSpot
+from stackctl.compute.seeing.trace_map import Cloudmap, PortSpot
 from stackctl.compute.views import server_row
 from stackctl.errors import Conflict, NotFound, UsageError
 from stackctl.identity.context import Context, find_own

@@ -14,7 +14,7 @@ from stackctl.compute import volume_rows
 from stackctl.compute.booking import another_host
 from stackctl.compute.disks import bury
 from stackctl.compute.placing import NoValidHost, record_decision
-from stackctl.compute.scheduler import no_valid_host
+from stackctl.compute.scheduling.scheduler import no_valid_host
 from stackctl.compute.types import SIZES
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context

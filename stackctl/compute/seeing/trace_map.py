@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 
-from stackctl.compute.reachability import load_world
+from stackctl.compute.seeing.reachability import load_world
 from stackctl.identity.context import Context
 from stackctl.network.reach import PortEnd, World
 from stackctl.network.traffic import Address

@@ -8,7 +8,7 @@ from stackctl.compute import lifecycle
 from stackctl.compute.commanding import Before, command, give, note_server, take_back
 from stackctl.compute.disks import disks_of
 from stackctl.compute.hardware import has_nvram
-from stackctl.compute.rehousing import Homes, Wish, find_host, graves_of, move_in
+from stackctl.compute.moves.rehousing import Homes, Wish, find_host, graves_of, move_in
 from stackctl.compute.snapshots import asked_of, receive
 from stackctl.compute.types import Server
 from stackctl.compute.views import first_result, read_servers, server_row

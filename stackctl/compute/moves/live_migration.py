@@ -1,7 +1,7 @@
 """Live migration: a server goes to another host while it runs, with its memory and its disks.
 
 First everything that it needs is made on the other host, by a transaction and a convergence like
-any other. Then the agents of both hosts carry it over (``agent.departure``, ``agent.arrival``).
+any other. Then the agents of both hosts carry it over (``agent.moves.departure`` and ``arrival``).
 A last transaction says where it is: there, or still where it was.
 """
 
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackctl import killpoint
-from stackctl.compute import lifecycle, moving
+from stackctl.compute import lifecycle
 from stackctl.compute.commanding import note_server
 from stackctl.compute.disks import add_disk, disks_of
+from stackctl.compute.moves import moving
 from stackctl.compute.types import Server
 from stackctl.compute.views import first_result, read_servers, server_row, servers_by_id
 from stackctl.errors import Conflict, HostUnreachable, ResourceFailed, StackctlError

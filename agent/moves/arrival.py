@@ -15,9 +15,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Optional
 
-from agent import killpoint, layout, whereabouts
+from agent import killpoint, layout
 from agent.faults import StepFailed
-from agent.passage import Entrance, joined_to, received_as
+from agent.moves import whereabouts
+from agent.moves.passage import Entrance, joined_to, received_as
 from agent.resources import move_xml
 from agent.resources.base import Host
 from agent.resources.configdrive import tap_name

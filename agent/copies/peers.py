@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from agent import images, layout, sparse, tls
+from agent import images, layout, tls
+from agent.copies import sparse
 from agent.faults import StepFailed
 from agent.store import Store
 from agent.system import files, libvirt_conn

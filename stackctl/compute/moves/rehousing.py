@@ -16,8 +16,8 @@ from stackctl.compute.commanding import Before
 from stackctl.compute.disks import restore_disks
 from stackctl.compute.elsewhere import unreached_hosts
 from stackctl.compute.placing import placement_of, record_decision
-from stackctl.compute.scheduler import Request, no_valid_host, place
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.scheduler import Request, no_valid_host, place
 from stackctl.errors import Conflict, HostUnreachable, NoCapacity, StackctlError
 from stackctl.identity.context import Context
 from stackctl.network.allocation import bind_port, unbind_port
