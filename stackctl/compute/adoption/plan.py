@@ -11,7 +11,7 @@ from stackctl.compute.interfaces import refuse_out_of_reach
 from stackctl.compute.types import GIB
 from stackctl.errors import AgentFailed, Conflict, UsageError
 from stackctl.hosts.views import mappings_of
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, named
 from stackctl.names import checked_name
 from stackctl.network import choice, subnet_rules
 from stackctl.network.addresses import parsed, subnets_of
@@ -191,8 +191,7 @@ def _refuse_taken(context: Context, reader: Reader, found: Found, name: str) -> 
             "confirmed it. Nothing was changed.",
             hint="stackctl converge",
         )
-    taken = "SELECT 1 FROM servers WHERE project_id = ? AND name = ? AND deleted_at IS NULL"
-    if reader.one(taken, context.project_id, name):
+    if named(reader, "servers", context.project_id, name):
         raise Conflict(
             f"There is already a server called {name}. Nothing was changed.",
             hint="stackctl adopt HOST DOMAIN --name NAME",

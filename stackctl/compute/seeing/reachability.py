@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.spec import SecurityRule
 from stackctl.compute.views import server_row
 from stackctl.errors import NotFound, UsageError
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, own_rows
 from stackctl.network import group_lint, reach
 from stackctl.network.reach import INTERNET, Asked, End, FixedIn, Group, PortEnd, Reach, World
 from stackctl.network.rule_words import PROTOCOLS, WITH_PORTS
@@ -232,12 +232,11 @@ def _port(
 def _groups(context: Context, reader: Reader) -> dict[str, Group]:
     rules: dict[str, list[SecurityRule]] = defaultdict(list)
     fields = SecurityRule.__dataclass_fields__
-    own = "WHERE project_id = ? AND deleted_at IS NULL ORDER BY rowid"
-    for row in reader.all(f"SELECT * FROM security_group_rules {own}", context.project_id):
+    for row in own_rows(context, reader, "security_group_rules"):
         rules[row["group_id"]].append(SecurityRule(**{name: row[name] for name in fields}))
     return {
         row["id"]: Group(row["id"], row["name"], tuple(rules[row["id"]]))
-        for row in reader.all(f"SELECT * FROM security_groups {own}", context.project_id)
+        for row in own_rows(context, reader, "security_groups")
     }
 
 
