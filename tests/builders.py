@@ -6,10 +6,14 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+
+import pytest
 
 from stackctl.compute import service, views
 from stackctl.compute.types import BootRequest, Nic
@@ -23,6 +27,22 @@ from stackctl.state import Cloud, new_id, now, read, write
 from tests.fakes import FakeFleet, Trouble
 
 ROOT = Path(__file__).parents[1]
+
+
+class Killed(BaseException):
+    """What no handler of a command expects: it stands for kill -9."""
+
+
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, *where) -> Iterator[None]:
+    """The command in the block ends where it calls this, and nothing of it goes on."""
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(*where, die)
+        yield
 
 
 @cache

@@ -8,8 +8,8 @@ import select
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,25 @@ class Fleet:
     def start_host(self, name: str) -> None:
         """Start a host that was killed; nobody converges it."""
         service.start_host(self.cloud.lab, name, public_key(self.cloud))
+
+    @contextmanager
+    def down(self, *hosts: str) -> Iterator[None]:
+        """Hosts are off meanwhile; afterwards they run and are what the rows say."""
+        for host in hosts:
+            self.kill_host(host)
+        try:
+            yield
+        finally:
+            for host in hosts:
+                self.start_host(host)
+            self.run("converge", "--all", exit=None)
+
+    def killing_agents(self, at: int, *argv: str, hosts: Sequence[str] = ("host1",)) -> int:
+        """Run a command whose agents on these hosts die at a point; how many did, by the logins:
+        each is started again."""
+        before = sum(map(self.logins, hosts))
+        self.run(*argv, STACKCTL_AGENT_KILL_AT=str(at))
+        return sum(map(self.logins, hosts)) - before - len(hosts)
 
     def answers(self, host: str, address: str) -> bool:
         """Whether a guest answers the DHCP server of its own host."""

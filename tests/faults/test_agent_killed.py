@@ -16,19 +16,11 @@ from tests.engines import TINY_GUEST
 from tests.fleet import Fleet
 
 MAX_POINTS = 120
-HOSTS = 2
-
-
-def agents_started(fleet: Fleet) -> int:
-    """How many agents were ever started, by the logins that the hosts' sshd saw."""
-    return sum(fleet.logins(host) for host in fleet.hosts())
 
 
 def killed(fleet: Fleet, at: int, *argv: str) -> int:
-    """Run a command whose agents die at a point; how many of them did: each is started again."""
-    before = agents_started(fleet)
-    fleet.run(*argv, STACKCTL_AGENT_KILL_AT=str(at))
-    return agents_started(fleet) - before - HOSTS
+    """Run a command whose agents die at a point; how many of them did."""
+    return fleet.killing_agents(at, *argv, hosts=fleet.hosts())
 
 
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
@@ -73,7 +65,7 @@ def test_an_image_is_whole_though_agents_die_while_they_fetch_it(fleet: Fleet) -
         content = TINY_GUEST.ljust(1024 * 1024 + at * 512, b"\0")
         create_image(context, NewImage(f"new{at}", "raw"), io.BytesIO(content)).check()
         dead = killed(fleet, at, "boot", "a", *fleet.tiny, "--image", f"new{at}", "--count", "2")
-        assert dead == HOSTS
+        assert dead == len(fleet.hosts())
         assert set(fleet.statuses().values()) == {"ACTIVE"}
         fleet.check_at_rest()
         fleet.delete_all()

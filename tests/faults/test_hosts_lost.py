@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,19 +21,6 @@ def big(fleet: Fleet) -> None:
     fleet.run("flavor-create", "big", "--vcpus", "1", "--ram", "8000", "--disk", "1")
 
 
-@contextmanager
-def down(fleet: Fleet, *hosts: str) -> Iterator[None]:
-    """Hosts are off meanwhile; afterwards they run and are what the rows say."""
-    for host in hosts:
-        fleet.kill_host(host)
-    try:
-        yield
-    finally:
-        for host in hosts:
-            fleet.start_host(host)
-        fleet.run("converge", "--all", exit=None)
-
-
 def faults(fleet: Fleet) -> dict[str, str]:
     """Why each server in ERROR is there."""
     rows = fleet.rows(
@@ -46,7 +31,7 @@ def faults(fleet: Fleet) -> dict[str, str]:
 
 
 def test_servers_of_a_host_that_is_down_go_to_the_other(fleet: Fleet) -> None:
-    with down(fleet, "host2"):
+    with fleet.down("host2"):
         booted = fleet.boot("a", "--count", "4")
         assert "Warning: " in booted.err and "host2" in booted.err
         assert {row["Host"] for row in booted.json} == {"host1"}
@@ -56,7 +41,7 @@ def test_servers_of_a_host_that_is_down_go_to_the_other(fleet: Fleet) -> None:
 
 
 def test_what_does_not_fit_on_the_other_host_is_an_error_with_its_reason(fleet: Fleet) -> None:
-    with down(fleet, "host2"):
+    with fleet.down("host2"):
         booted = fleet.run("boot", "a", *BIG, "--count", "4", exit=40)
         text, _ = paragraph(booted)
         assert "host2" in text and "No other host has room" in text
@@ -74,7 +59,7 @@ def test_what_does_not_fit_on_the_other_host_is_an_error_with_its_reason(fleet: 
 
 def test_with_all_hosts_down_nothing_is_left_of_a_boot(fleet: Fleet) -> None:
     of_servers = "device_owner LIKE 'compute:%' AND deleted_at IS NULL"
-    with down(fleet, "host1", "host2"):
+    with fleet.down("host1", "host2"):
         refused = fleet.boot("a", "--count", "2", exit=20)
         assert "Nothing was booted" in paragraph(refused)[0]
         assert fleet.statuses() == {}
@@ -84,7 +69,7 @@ def test_with_all_hosts_down_nothing_is_left_of_a_boot(fleet: Fleet) -> None:
 
 def test_deleting_a_server_of_a_host_that_is_down_ends_when_it_is_back(fleet: Fleet) -> None:
     fleet.boot("a", "--count", "2")
-    with down(fleet, "host2"):
+    with fleet.down("host2"):
         deleted = fleet.run("delete", "--yes", "a-1", "a-2", exit=40)
         assert "host2" in paragraph(deleted)[0]
         assert fleet.statuses() == {}
@@ -94,7 +79,7 @@ def test_deleting_a_server_of_a_host_that_is_down_ends_when_it_is_back(fleet: Fl
 
 def test_a_power_command_for_a_host_that_is_down_is_taken_back(fleet: Fleet) -> None:
     fleet.boot("a", "--count", "2")
-    with down(fleet, "host2"):
+    with fleet.down("host2"):
         stopped = fleet.run("stop", "a-1", "a-2", exit=40)
         assert "host2" in paragraph(stopped)[0]
     # Its guest died with it; the other one was stopped; nobody starts or stops anything later.

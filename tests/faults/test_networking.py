@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -167,20 +166,9 @@ def other_host(fleet: Fleet, host: str) -> str:
     return next(name for name in fleet.hosts() if name != host)
 
 
-@contextmanager
-def down(fleet: Fleet, host: str) -> Iterator[None]:
-    """A host is off meanwhile; afterwards it runs and is what the rows say."""
-    fleet.kill_host(host)
-    try:
-        yield
-    finally:
-        fleet.start_host(host)
-        fleet.run("converge", "--all", exit=None)
-
-
 def test_a_router_is_not_moved_from_a_host_that_is_down(routed: Fleet) -> None:
     here = router_host(routed)
-    with down(routed, here):
+    with routed.down(here):
         refused = routed.run("router-move", "edge", exit=20)
         text, hint = paragraph(refused)
         assert here in text and "edge stays" in text
@@ -193,7 +181,7 @@ def test_a_router_is_not_moved_from_a_host_that_is_down(routed: Fleet) -> None:
 
 def test_a_router_is_not_moved_to_a_host_that_is_down(routed: Fleet) -> None:
     here = router_host(routed)
-    with down(routed, other_host(routed, here)):
+    with routed.down(other_host(routed, here)):
         refused = routed.run("router-move", "edge", other_host(routed, here), exit=20)
         assert other_host(routed, here) in paragraph(refused)[0]
         assert router_host(routed) == here

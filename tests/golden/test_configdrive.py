@@ -12,25 +12,13 @@ from pathlib import Path
 from agent.resources.configdrive import LABEL, compile_tree
 from agent.spec import (
     Attachment,
-    Dhcp,
     Disk,
-    FileContent,
-    FixedAddress,
-    Guest,
     HostRoute,
-    HostSettings,
-    HostSpec,
-    Network,
-    Port,
-    Power,
-    PublicKey,
-    Server,
-    Subnet,
 )
 from agent.system import iso
+from tests.guest_samples import ID, network, port, server, spec, subnet
 
 GOLDEN = Path(__file__).with_name("configdrive") / "drive.txt"
-ID = "0d8f3c1e-7f0b-4c59-9d1f-0d6b3a5f1c11"
 CONTENTS = {
     "a" * 64: b"#cloud-config\nruncmd: [touch /made]\n",
     "b" * 64: b"10.0.0.2 head\n",
@@ -38,35 +26,21 @@ CONTENTS = {
 }
 
 
-def subnet(id_: str, cidr: str, gateway: str | None, dhcp: str | None, **more) -> Subnet:
-    served = Dhcp(f"dhcp-{id_}", dhcp, "fa:16:3e:00:00:03") if dhcp else None
-    return Subnet(id_, 1, 1, cidr, gateway, served, **more)
-
-
-def network(id_: str, mtu: int, *subnets: Subnet) -> Network:
-    return Network(id_, 1, "vxlan", None, 7, 1, mtu, True, "cluster.local", subnets=subnets)
-
-
-def port(number: int, network_id: str, *addresses: tuple[str, str], **more) -> Port:
-    fixed = tuple(FixedAddress(*each) for each in addresses)
-    id_, mac = f"{number}0000000-1111-4111-8111-111111111111", f"fa:16:3e:00:00:1{number}"
-    return Port(id_, 1, network_id, ID, mac, fixed, "head", **more)
-
-
 PORTS = (
-    port(1, "dual", ("dual-4", "192.168.1.4"), ("dual-6", "fd00::4"), gives_default_route=False),
-    port(2, "static", ("static-4", "10.1.0.5"), ("static-6", "fd01::5")),
-    port(3, "managed", ("managed-6", "fd02::6"), gives_name_server=False),
-    port(4, "bare"),
+    port(
+        "10000000",
+        "11",
+        "dual",
+        ("dual-4", "192.168.1.4"),
+        ("dual-6", "fd00::4"),
+        gives_default_route=False,
+    ),
+    port("20000000", "12", "static", ("static-4", "10.1.0.5"), ("static-6", "fd01::5")),
+    port("30000000", "13", "managed", ("managed-6", "fd02::6"), gives_name_server=False),
+    port("40000000", "14", "bare"),
 )
-SPEC = HostSpec(
-    2,
-    "cloud",
-    "host",
-    1,
-    "n",
-    HostSettings(),
-    networks=(
+SPEC = spec(
+    (
         network(
             "dual",
             1450,
@@ -93,32 +67,20 @@ SPEC = HostSpec(
         ),
         network("bare", 1400),
     ),
-    ports=PORTS,
+    PORTS,
     disks=tuple(
         Disk(kind, 1, ID, kind, "qcow2", 1 << 30, False) for kind in ("root", "ephemeral", "swap")
     ),
 )
-SERVER = Server(
-    ID,
-    1,
-    2,
-    512,
-    Power(1, "start"),
-    Guest(
-        hostname="head",
-        name="Kopf \N{SNOWMAN}",
-        project_id="project",
-        launch_index=2,
-        availability_zone="nova",
-        public_keys=(PublicKey("mine", "ssh-ed25519 AAAA me"),),
-        metadata=(("role", "head"),),
-        user_data_sha256="a" * 64,
-        files=(FileContent("/etc/hosts.extra", "b" * 64, "0644"),),
-        vendor_data_sha256="c" * 64,
-        seed="cmFuZG9t",
-        instance_type="m1.small",
-        image_id="image-1",
-    ),
+SERVER = server(
+    "a" * 64,
+    "b" * 64,
+    {
+        "vendor_data_sha256": "c" * 64,
+        "seed": "cmFuZG9t",
+        "instance_type": "m1.small",
+        "image_id": "image-1",
+    },
     disks=("root", "ephemeral", "swap"),
     ports=tuple(each.id for each in PORTS),
     volumes=(Attachment("7" * 36, "vdd"),),

@@ -16,7 +16,6 @@ from agent.resources.disk_source import Source
 from agent.resources.domain_xml import (
     BootInput,
     DiskInput,
-    DomainInput,
     Mark,
     NicInput,
     VolumeInput,
@@ -24,26 +23,18 @@ from agent.resources.domain_xml import (
 )
 from agent.resources.hardware_xml import FirmwareInput
 from agent.spec import Hardware, Topology
+from tests.guest_samples import ID as SERVER_ID
+from tests.guest_samples import domain_input
 
 GOLDEN = Path(__file__).with_name("domain")
 HOST = "/var/lib/stackctl/host"
-SERVER_ID = "0d8f3c1e-7f0b-4c59-9d1f-0d6b3a5f1c11"
 DISK_ID = "5b0e4c8a-22f1-4a6e-8b8c-3a9d5e7f6a01"
 VOLUME_ID = "77d0e1aa-0c3f-4d8a-9a64-1f7a1a0c7b{}"
 SECRET = "2ec115d7-3a88-3ceb-bc12-0ac909a6fd87"
 IMAGE = f"{HOST}/images/{'ab' * 32}"
 
-TCG = DomainInput(
-    id=SERVER_ID,
-    name=f"sc-{SERVER_ID}",
-    vcpus=1,
+TCG = domain_input(
     ram_mb=2048,
-    virt_type="qemu",
-    machine_type="pc-i440fx-7.2",
-    cpu_mode="maximum",
-    disk_bus="virtio",
-    nic_model="virtio",
-    offload=False,
     disks=(DiskInput(f"{HOST}/disks/{DISK_ID}.qcow2", "qcow2", DISK_ID[:20], IMAGE, "qcow2"),),
     nics=(
         NicInput("fa:16:3e:00:00:01", "tapaaaaaaaa-11", 1450),

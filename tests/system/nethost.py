@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import secrets
 import shutil
@@ -71,6 +72,18 @@ class NetHost:
         failed = [report for report in reports if report["result"] == "failed"]
         assert failed == [], failed
         return reports
+
+    def kills(self, before: HostSpec, after: HostSpec, stride: int) -> Iterator[str]:
+        """Die before each effect of the way from one spec to the other, and converge again."""
+        for number in itertools.count(1, stride):
+            self.converge(before)
+            answer = self.ask("converge", spec=to_plain(after), kill_at=number)
+            if "killed" not in answer:
+                return
+            self.converge(after)
+            left = self.steps(after)
+            assert left == [], f"after a death before effect {number}: {answer['killed']}"
+            yield answer["killed"]
 
     def steps(self, spec: HostSpec, **options: Any) -> list[dict[str, Any]]:
         """Reports of what was not as it should be."""

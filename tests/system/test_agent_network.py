@@ -444,20 +444,6 @@ def test_bad_names_are_refused_one_by_one(lone: NetHost) -> None:
 # --- an agent that dies -------------------------------------------------------------------------
 
 
-def kills(host: NetHost, before: HostSpec, after: HostSpec, stride: int) -> Iterator[str]:
-    """Die before each effect of the way from one spec to the other, and converge again."""
-    number = 1
-    while True:
-        host.converge(before)
-        answer = host.ask("converge", spec=to_plain(after), kill_at=number)
-        if "killed" not in answer:
-            return
-        host.converge(after)
-        assert host.steps(after) == [], f"after a death before effect {number}: {answer['killed']}"
-        yield answer["killed"]
-        number += stride
-
-
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_death_between_any_two_effects_is_repaired(lone: NetHost, stride: int) -> None:
     lone.ok("ip", "link", "add", "nic2", "type", "veth", "peer", "nic3")
@@ -468,10 +454,10 @@ def test_death_between_any_two_effects_is_repaired(lone: NetHost, stride: int) -
         spec, settings=replace(spec.settings, bridge_mappings=(mapping,)), networks=(private,)
     )
     empty = replace(full, settings=spec.settings, networks=(), ports=())
-    making = list(kills(lone, empty, full, stride))
+    making = list(lone.kills(empty, full, stride))
     if stride == 1:
         assert {"make_taps", "mark", "transact", "change_flows", "start", "restore"} <= set(making)
-    for _ in kills(lone, full, empty, stride):
+    for _ in lone.kills(full, empty, stride):
         nothing_left(lone)
     with contextlib.suppress(FileNotFoundError):
         assert list((lone.folder / "data/pending").iterdir()) == []

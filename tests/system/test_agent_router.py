@@ -546,20 +546,6 @@ def test_what_cannot_be_taken_in_is_told_and_the_rest_works(lone: NetHost) -> No
 # --- an agent that dies -------------------------------------------------------------------------
 
 
-def kills(host: NetHost, before: HostSpec, after: HostSpec, stride: int) -> Iterator[str]:
-    """Die before each effect of the way from one spec to the other, and converge again."""
-    number = 1
-    while True:
-        host.converge(before)
-        answer = host.ask("converge", spec=to_plain(after), kill_at=number)
-        if "killed" not in answer:
-            return
-        host.converge(after)
-        assert host.steps(after) == [], f"after a death before effect {number}: {answer['killed']}"
-        yield answer["killed"]
-        number += stride
-
-
 def die_before(host: NetHost, before: HostSpec, after: HostSpec, effect: str) -> None:
     """Be killed on the way from one spec to the other, before this effect."""
     for number in range(1, 100):
@@ -603,16 +589,16 @@ def test_flows_that_a_death_left_are_cut_by_the_next_convergence(
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_death_between_any_two_effects_is_repaired(lone: NetHost, stride: int) -> None:
     bare, full = without_router(lone_spec()), lone_spec()
-    making = set(kills(lone, bare, full, stride))
+    making = set(lone.kills(bare, full, stride))
     if stride == 1:
         assert {"make", "replace", "write", "move", "change", "announce", "start"} <= making
-    for _ in kills(lone, full, bare, stride):
+    for _ in lone.kills(full, bare, stride):
         no_router_left(lone)
     changed = lone_spec(
         interfaces=(routers.interface(),),
         routes=(),
         floating_ips=(routers.floating(24, "192.168.1.6"),),
     )
-    changing = set(kills(lone, full, changed, stride))
+    changing = set(lone.kills(full, changed, stride))
     if stride == 1:
         assert {"replace", "forget", "transact", "change"} <= changing

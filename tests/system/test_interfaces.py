@@ -126,22 +126,15 @@ def test_a_stopped_server_starts_with_what_it_got_meanwhile(running: Fleet) -> N
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_nics_come_and_go_though_agents_die_at_any_point(running: Fleet, stride: int) -> None:
     for at in range(1, MAX_POINTS, stride):
-        dead = killed(running, at, "interface-attach", "vm", "--net", "more")
+        dead = running.killing_agents(at, "interface-attach", "vm", "--net", "more")
         check_nics(running, 2)
-        dead += killed(running, at, "interface-detach", "vm", wanted(running)[-1])
+        dead += running.killing_agents(at, "interface-detach", "vm", wanted(running)[-1])
         check_nics(running, 1)
         running.check_at_rest()
         if dead == 0:
             assert at > 8
             return
     raise AssertionError("the points never end")
-
-
-def killed(fleet: Fleet, at: int, *argv: str) -> int:
-    """Run a command whose agent dies at a point; whether it did: it is started again."""
-    before = fleet.logins("host1")
-    fleet.run(*argv, STACKCTL_AGENT_KILL_AT=str(at))
-    return fleet.logins("host1") - before - 1
 
 
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])

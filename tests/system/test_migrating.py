@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -127,17 +126,6 @@ def test_resized_on_another_host_its_disk_is_larger_there(fleet: Fleet) -> None:
     fleet.check_at_rest()
 
 
-@contextmanager
-def down(fleet: Fleet, host: str) -> Iterator[None]:
-    """A host without power."""
-    fleet.kill_host(host)
-    try:
-        yield
-    finally:
-        fleet.start_host(host)
-        fleet.run("converge", "--all")
-
-
 def test_hosts_that_are_down_or_full_leave_it_where_it_was(fleet: Fleet) -> None:
     hashed, old = written(fleet), disk(fleet)
     fleet.run("start", "vm")
@@ -153,12 +141,12 @@ def test_hosts_that_are_down_or_full_leave_it_where_it_was(fleet: Fleet) -> None
         fleet.inside("host2", "umount", disks)
     assert at(fleet) == ("host1", "ACTIVE")
     fleet.check_at_rest()
-    with down(fleet, "host2"):
+    with fleet.down("host2"):
         lost = paragraph(fleet.run("migrate", "vm", "--host", "host2", exit=20))[0]
         assert "host2" in lost and "stays on host host1" in lost
         assert at(fleet) == ("host1", "ACTIVE")
     fleet.check_at_rest()
-    with down(fleet, "host1"):
+    with fleet.down("host1"):
         lost = paragraph(fleet.run("migrate", "vm", "--host", "host2", exit=20))[0]
         assert "host1" in lost and "stays on host host1" in lost
     fleet.run("start", "vm", exit=None)  # a host that went down switched its guests off

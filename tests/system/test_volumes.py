@@ -234,8 +234,8 @@ READING = (
 def test_snapshots_are_taken_though_agents_die_at_any_point(running: Fleet, stride: int) -> None:
     running.run("volume-attach", "vm", "data")
     for at in range(1, MAX_POINTS, stride):
-        dead = killed(running, at, "volume-snapshot-create", "monday", "--volume", "data")
-        dead += killed(running, at, "volume-create", "copy", "--snapshot", "monday")
+        dead = running.killing_agents(at, "volume-snapshot-create", "monday", "--volume", "data")
+        dead += running.killing_agents(at, "volume-create", "copy", "--snapshot", "monday")
         names = [volume(running, name)["ID"] for name in ("data", "copy")]
         (snapshot,) = running.run("volume-snapshot-list", "-f", "json").json
         assert snapshot["Status"] == "available"
@@ -281,28 +281,21 @@ def test_volumes_and_nics_come_and_go_together(running: Fleet) -> None:
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_volumes_come_and_go_though_agents_die_at_any_point(running: Fleet, stride: int) -> None:
     for at in range(1, MAX_POINTS, stride):
-        dead = killed(running, at, "volume-attach", "vm", "data")
+        dead = running.killing_agents(at, "volume-attach", "vm", "data")
         check_plugged(running, "vdb")
         size = str(int(volume(running)["Size GB"]) + 1)
-        dead += killed(running, at, "volume-extend", "data", size)
-        dead += killed(running, at, "volume-detach", "vm", "data")
+        dead += running.killing_agents(at, "volume-extend", "data", size)
+        dead += running.killing_agents(at, "volume-detach", "vm", "data")
         check_plugged(running)
         assert files(running) == [f"{volume(running)['ID']}.qcow2"]
         running.check_at_rest()
-        dead += killed(running, at, "volume-delete", "--yes", "data")
+        dead += running.killing_agents(at, "volume-delete", "--yes", "data")
         assert files(running) == []
         running.run("volume-create", "data", "--size", "1")
         if dead == 0:
             assert at > 8
             return
     raise AssertionError("the points never end")
-
-
-def killed(fleet: Fleet, at: int, *argv: str) -> int:
-    """Run a command whose agent dies at a point; whether it did: it is started again."""
-    before = fleet.logins("host1")
-    fleet.run(*argv, STACKCTL_AGENT_KILL_AT=str(at))
-    return fleet.logins("host1") - before - 1
 
 
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])

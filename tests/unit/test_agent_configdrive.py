@@ -12,7 +12,6 @@ from agent.spec import (
     Attachment,
     Dhcp,
     Disk,
-    FileContent,
     FixedAddress,
     Guest,
     HostRoute,
@@ -21,113 +20,44 @@ from agent.spec import (
     Network,
     Port,
     Power,
-    PublicKey,
     Server,
     Subnet,
 )
 from agent.system import iso
+from tests.guest_samples import ID as SERVER_ID
+from tests.guest_samples import network, port, server, spec, subnet
 
-SERVER_ID = "11111111-1111-4111-8111-111111111111"
 CONTENTS = {"u" * 64: b"#cloud-config\n", "f" * 64: b"10.0.0.2 head\n"}
 
-SPEC = HostSpec(
-    1,
-    "cloud",
-    "host",
-    1,
-    "n",
-    HostSettings(),
-    networks=(
-        Network(
-            "net-dhcp",
-            1,
-            "vxlan",
-            None,
-            7,
-            1,
-            1450,
-            True,
-            "cluster.local",
-            subnets=(
-                Subnet(
-                    "sub-dhcp",
-                    1,
-                    1,
-                    "192.168.1.0/24",
-                    "192.168.1.1",
-                    Dhcp("port-dhcp", "192.168.1.3", "fa:16:3e:00:00:03"),
-                ),
-            ),
-        ),
-        Network(
-            "net-static",
-            1,
-            "flat",
-            "physnet1",
-            None,
-            2,
-            1500,
-            True,
-            "local",
-            subnets=(
-                Subnet(
-                    "sub-static",
-                    1,
-                    2,
-                    "10.1.0.0/24",
-                    "10.1.0.1",
-                    None,
-                    ("10.1.0.53",),
-                    (HostRoute("172.16.0.0/12", "10.1.0.9"),),
-                ),
-            ),
-        ),
+PORTS = (
+    port(
+        "aaaaaaaa",
+        "0a",
+        "net-dhcp",
+        ("sub-dhcp", "192.168.1.4"),
+        ("sub-dhcp", "192.168.1.5"),
+        gives_default_route=False,
     ),
-    ports=(
-        Port(
-            "aaaaaaaa-1111-4111-8111-111111111111",
-            1,
-            "net-dhcp",
-            SERVER_ID,
-            "fa:16:3e:00:00:0a",
-            (FixedAddress("sub-dhcp", "192.168.1.4"), FixedAddress("sub-dhcp", "192.168.1.5")),
-            "head",
-            gives_default_route=False,
-        ),
-        Port(
-            "bbbbbbbb-1111-4111-8111-111111111111",
-            1,
-            "net-static",
-            SERVER_ID,
-            "fa:16:3e:00:00:0b",
-            (FixedAddress("sub-static", "10.1.0.5"),),
-            "head",
-            gives_name_server=True,
-        ),
-    ),
+    port("bbbbbbbb", "0b", "net-static", ("sub-static", "10.1.0.5"), gives_name_server=True),
 )
-SERVER = Server(
-    SERVER_ID,
-    1,
-    1,
-    512,
-    Power(1, "start"),
-    Guest(
-        hostname="head",
-        name="Kopf \N{SNOWMAN}",
-        project_id="project",
-        launch_index=2,
-        availability_zone="nova",
-        public_keys=(PublicKey("mine", "ssh-ed25519 AAAA me"),),
-        metadata=(("role", "head"),),
-        user_data_sha256="u" * 64,
-        files=(FileContent("/etc/hosts.extra", "f" * 64, "0644"),),
-    ),
-    ports=(
-        "bbbbbbbb-1111-4111-8111-111111111111",
-        "aaaaaaaa-1111-4111-8111-111111111111",
-    ),
+STATIC = subnet(
+    "sub-static",
+    "10.1.0.0/24",
+    "10.1.0.1",
+    None,
+    dns_nameservers=("10.1.0.53",),
+    host_routes=(HostRoute("172.16.0.0/12", "10.1.0.9"),),
 )
+SPEC = spec(
+    (
+        network(
+            "net-dhcp", 1450, subnet("sub-dhcp", "192.168.1.0/24", "192.168.1.1", "192.168.1.3")
+        ),
+        network("net-static", 1500, STATIC),
+    ),
+    PORTS,
+)
+SERVER = server("u" * 64, "f" * 64, ports=(PORTS[1].id, PORTS[0].id))
 
 
 @pytest.fixture

@@ -115,14 +115,17 @@ def test_options_that_cannot_be_given(option: DhcpOption) -> None:
         dhcp_options.line(option)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_dnsmasq_understands_its_ipv6_files(number: int, tmp_path: Path) -> None:
-    files = files_v6(with_options(net.ipv6_spec()), number, str(tmp_path))
+def is_understood(files: Files, folder: Path) -> None:
     for name, text in {"conf": files.conf, **files.reloaded}.items():
-        (tmp_path / name).write_text(text)
-    argv = ["dnsmasq", "--test", f"--conf-file={tmp_path}/conf"]
+        (folder / name).write_text(text)
+    argv = ["dnsmasq", "--test", f"--conf-file={folder}/conf"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0 and "syntax check OK" in done.stderr
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_dnsmasq_understands_its_ipv6_files(number: int, tmp_path: Path) -> None:
+    is_understood(files_v6(with_options(net.ipv6_spec()), number, str(tmp_path)), tmp_path)
 
 
 def test_ipv6_name_servers_are_handed_to_the_guests() -> None:
@@ -152,12 +155,7 @@ def test_the_servers_duid_stands_first_in_its_leases() -> None:
 
 
 def test_dnsmasq_understands_its_files(tmp_path: Path) -> None:
-    files = files_of(net.host_spec(1), folder=str(tmp_path))
-    for name, text in {"conf": files.conf, **files.reloaded}.items():
-        (tmp_path / name).write_text(text)
-    argv = ["dnsmasq", "--test", f"--conf-file={tmp_path}/conf"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0 and "syntax check OK" in done.stderr
+    is_understood(files_of(net.host_spec(1), folder=str(tmp_path)), tmp_path)
 
 
 def test_only_ports_of_this_host_and_no_tags_in_hosts() -> None:

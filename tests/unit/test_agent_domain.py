@@ -17,10 +17,7 @@ from agent.resources.base import Host
 from agent.resources.domain_power import Command, command
 from agent.resources.domain_xml import (
     COMPILER,
-    DiskInput,
-    DomainInput,
     Mark,
-    NicInput,
     UnsafeText,
     VolumeInput,
     compile_domain,
@@ -45,23 +42,9 @@ from agent.spec import (
 )
 from agent.system import libvirt_conn
 from agent.system.libvirt_conn import DomainView, LibvirtError
+from tests.guest_samples import domain_input
 
-INPUT = DomainInput(
-    id="11111111-1111-4111-8111-111111111111",
-    name="sc-11111111-1111-4111-8111-111111111111",
-    vcpus=2,
-    ram_mb=512,
-    virt_type="qemu",
-    machine_type="pc-i440fx-7.2",
-    cpu_mode="maximum",
-    disk_bus="virtio",
-    nic_model="virtio",
-    offload=False,
-    disks=(DiskInput("/d/a.qcow2", "qcow2", "a", "/i/b", "raw"),),
-    nics=(NicInput("fa:16:3e:00:00:01", "tap1", 1450),),
-    drive="/d/a.iso",
-    console_log="/d/console.log",
-)
+INPUT = domain_input("11111111-1111-4111-8111-111111111111", vcpus=2)
 MARK = Mark("cloud", INPUT.id, "project", 3, input_digest(INPUT))
 
 

@@ -11,27 +11,17 @@ from agent.resources.domain_xml import (
     DiskInput,
     DomainInput,
     Mark,
-    NicInput,
     VolumeInput,
     compile_domain,
     describe,
     input_digest,
 )
 from agent.resources.move_xml import Unfit
+from tests.guest_samples import domain_input
 
-HERE = DomainInput(
-    id="2f6f1d0a-6f0b-4a0e-9a6b-0d5f7a2f9a01",
-    name="sc-2f6f1d0a-6f0b-4a0e-9a6b-0d5f7a2f9a01",
-    vcpus=1,
+HERE = domain_input(
     ram_mb=64,
-    virt_type="qemu",
-    machine_type="pc-i440fx-7.2",
-    cpu_mode="maximum",
-    disk_bus="virtio",
-    nic_model="virtio",
-    offload=False,
     disks=(DiskInput("/data/disks/old.qcow2", "qcow2", "serial", "/data/images/b", "raw"),),
-    nics=(NicInput("fa:16:3e:00:00:01", "tap1", 1450),),
     drive="/data/drives/s.iso",
     console_log="/data/servers/s/console.log",
     boot=BootInput("/data/servers/s/kernel", "/data/servers/s/ramdisk", "quiet"),

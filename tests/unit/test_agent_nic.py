@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from xml.etree import ElementTree
 
 import pytest
 
@@ -13,7 +12,8 @@ from agent.resources.base import Host
 from agent.resources.domain_xml import NicInput, nic_xml
 from agent.spec import Port
 from agent.system import libvirt_conn, ovs
-from agent.system.libvirt_conn import DomainView, LibvirtError
+from agent.system.libvirt_conn import LibvirtError
+from tests.running_domains import RunningDomains
 from tests.unit.test_agent_domain import SERVER, SPEC, existing
 
 SECOND = Port("port-2", 1, "net-1", SERVER.id, "fa:16:3e:00:00:02", (), "")
@@ -23,60 +23,15 @@ TWO = replace(
 NONE = replace(SPEC, ports=(), servers=(replace(SERVER, ports=()),))
 
 
-class Libvirt:
-    """Domains that run; a stubborn guest releases nothing."""
-
-    def __init__(self) -> None:
-        self.domains: dict[str, DomainView] = {}
-        self.stubborn = False
-        self.refuses = ""
-        self.asked = 0
-
-    def running(self, wanted):
-        return {key: view for key, view in self.domains.items() if key in wanted}
-
-    def plug(self, domain_id, device):
-        if self.refuses:
-            raise LibvirtError(self.refuses)
-        self._change(domain_id, lambda devices: devices.append(ElementTree.fromstring(device)))
-
-    def unplug(self, domain_id, alias):
-        self.asked += 1
-
-        def release(devices):
-            for found in devices.findall("interface"):
-                if not self.stubborn and found.find("alias").get("name") == alias:
-                    devices.remove(found)
-
-        self._change(domain_id, release)
-
-    def run(self, view: DomainView) -> None:
-        """Have a domain that runs; libvirt gives its NICs their aliases."""
-        self.domains[view.id] = view
-        self._change(view.id, lambda devices: None)
-
-    def _change(self, domain_id, work) -> None:
-        view = self.domains[domain_id]
-        root = ElementTree.fromstring(view.xml)
-        devices = root.find("devices")
-        work(devices)
-        for number, found in enumerate(devices.findall("interface")):
-            if found.find("alias") is None:
-                ElementTree.SubElement(found, "alias", name=f"net{number}")
-        self.domains[domain_id] = replace(view, xml=ElementTree.tostring(root, encoding="unicode"))
-
+class Libvirt(RunningDomains):
     def macs(self) -> list[str]:
         return re.findall(r'mac address="([^"]+)"', self.domains[SERVER.id].xml)
 
 
 @pytest.fixture
 def libvirt(monkeypatch):
-    made = Libvirt()
-    for name in ("running", "plug", "unplug"):
-        monkeypatch.setattr(libvirt_conn, name, getattr(made, name))
-    monkeypatch.setattr(nic, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(nic, "AGAIN_S", 0.1)
-    monkeypatch.setattr(nic, "POLL_S", 0.01)
+    made = Libvirt("interface")
+    made.replaces(monkeypatch)
     monkeypatch.setattr(switch, "devices", lambda host: {})
     return made
 

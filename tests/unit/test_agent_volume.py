@@ -10,7 +10,7 @@ import pytest
 
 from agent import inspection, layout, purge, store
 from agent.faults import StepFailed
-from agent.resources import attachment, domain, domain_inputs, nic, volume, volume_copy
+from agent.resources import attachment, domain, domain_inputs, volume, volume_copy
 from agent.resources.base import Host
 from agent.resources.domain_xml import (
     UnsafeText,
@@ -22,7 +22,8 @@ from agent.resources.domain_xml import (
 )
 from agent.spec import Attachment, Tombstone, Volume
 from agent.system import files, libvirt_conn
-from agent.system.libvirt_conn import DomainView, LibvirtError
+from agent.system.libvirt_conn import LibvirtError
+from tests.running_domains import RunningDomains
 from tests.unit.test_agent_domain import INPUT, MARK, SERVER, SPEC, existing
 
 ID, OTHER = (f"{digit * 8}-2222-4222-8222-222222222222" for digit in "23")
@@ -35,31 +36,13 @@ HAVING = replace(
 LACKING = replace(SPEC, volumes=(DATA,))
 
 
-class Libvirt:
-    """Domains that run; a stubborn guest releases nothing."""
+class Libvirt(RunningDomains):
+    """One whose guests may have an agent, and whose disks grow."""
 
     def __init__(self) -> None:
-        self.domains: dict[str, DomainView] = {}
-        self.stubborn = False
+        super().__init__("disk")
         self.agent = False
-        self.refuses = ""
         self.resized: list[tuple[str, str, int]] = []
-
-    def running(self, wanted):
-        return {key: view for key, view in self.domains.items() if key in wanted}
-
-    def plug(self, domain_id, device):
-        if self.refuses:
-            raise LibvirtError(self.refuses)
-        self._change(domain_id, lambda devices: devices.append(ElementTree.fromstring(device)))
-
-    def unplug(self, domain_id, alias):
-        def release(devices):
-            for found in devices.findall("disk"):
-                if not self.stubborn and found.find("alias").get("name") == alias:
-                    devices.remove(found)
-
-        self._change(domain_id, release)
 
     def resize_disk(self, domain_id, path, size_bytes):
         self.resized.append((domain_id, path, size_bytes))
@@ -70,20 +53,6 @@ class Libvirt:
         assert name in xml
         return xml.replace(name, f'{name} state="{word}"')
 
-    def run(self, view: DomainView) -> None:
-        self.domains[view.id] = view
-        self._change(view.id, lambda devices: None)
-
-    def _change(self, domain_id, work) -> None:
-        view = self.domains[domain_id]
-        root = ElementTree.fromstring(view.xml)
-        devices = root.find("devices")
-        work(devices)
-        for number, found in enumerate(devices.findall("disk")):
-            if found.find("alias") is None:
-                ElementTree.SubElement(found, "alias", name=f"disk{number}")
-        self.domains[domain_id] = replace(view, xml=ElementTree.tostring(root, encoding="unicode"))
-
     def volumes(self) -> list[str]:
         return [each.serial for each in describe(self.domains[SERVER.id].xml).volumes]
 
@@ -91,11 +60,7 @@ class Libvirt:
 @pytest.fixture
 def libvirt(monkeypatch):
     made = Libvirt()
-    for name in ("running", "plug", "unplug", "resize_disk", "live_xml"):
-        monkeypatch.setattr(libvirt_conn, name, getattr(made, name))
-    monkeypatch.setattr(nic, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(nic, "AGAIN_S", 0.1)
-    monkeypatch.setattr(nic, "POLL_S", 0.01)
+    made.replaces(monkeypatch, "resize_disk", "live_xml")
     return made
 
 

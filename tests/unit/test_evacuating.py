@@ -16,6 +16,7 @@ from stackctl.operation.keep import list_events
 from stackctl.state import write
 from stackctl.volume.service import create_volume
 from stackctl.volume.types import NewVolume
+from tests.builders import killed_at
 from tests.unit.test_images import qcow2
 
 
@@ -243,16 +244,8 @@ class TestEvacuate:
         shelving.shelve(pair.context, "vm").check()
         image_id = pair.value("SELECT shelved_image_id FROM servers")
 
-        class Killed(BaseException):
-            pass
-
-        def die(*_):
-            raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr("stackctl.compute.moves.shelving.Homes.converge", die)
-            with pytest.raises(Killed):
-                shelving.unshelve(pair.context, "vm", Wish("h1"))
+        with killed_at(monkeypatch, "stackctl.compute.moves.shelving.Homes.converge"):
+            shelving.unshelve(pair.context, "vm", Wish("h1"))
         lose(pair, "h1")
         recover(pair.context)
         assert pair.server("vm").status in ("BUILD", "ERROR")
@@ -298,16 +291,8 @@ class TestEvacuate:
         assert lost.fleet.domains().keys() == {lost.server("vm-2").id}
 
     def test_one_whose_command_was_killed_is_there_once(self, lost, monkeypatch):
-        class Killed(BaseException):
-            pass
-
-        def die(*_):
-            raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr("stackctl.compute.moves.evacuating.Homes.converge", die)
-            with pytest.raises(Killed):
-                evacuating.evacuate(lost.context, ["vm-1", "vm-2"])
+        with killed_at(monkeypatch, "stackctl.compute.moves.evacuating.Homes.converge"):
+            evacuating.evacuate(lost.context, ["vm-1", "vm-2"])
         assert set(lost.servers().values()) == {"REBUILD"}
         lost.fleet.opened.clear()
         (found,) = recover(lost.context)

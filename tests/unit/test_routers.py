@@ -38,6 +38,7 @@ from stackctl.operation import Operation, recover
 from stackctl.operation.keep import converge_hosts, list_events
 from stackctl.operation.reports import Reporter
 from stackctl.state import new_id, now, read, write
+from tests.builders import killed_at
 
 MAPPING = json.dumps([{"physical_network": "out", "bridge": "br-ex", "nic": "eth2"}])
 
@@ -664,11 +665,7 @@ class TestMove:
     def test_a_dead_command_between_the_phases_is_finished(self, town, monkeypatch):
         router = routed(town)
 
-        def die(*_):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(router_moving, "bring_up", die)
+        with killed_at(monkeypatch, router_moving, "bring_up"):
             service.move_router(town.context, "r", "h2")
         assert town.fleet.routers() == {}
         outcomes = [item.outcome for item in recover(town.context)]
@@ -681,11 +678,7 @@ class TestMove:
     ):
         router = routed(town)
 
-        def die(*_):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Operation, "converge", die)
+        with killed_at(monkeypatch, Operation, "converge"):
             service.move_router(town.context, "r", "h2")
         assert town.fleet.routers() == {router.id: "h1"}
         converge_hosts(town.context, (), everything=True).check()
@@ -696,11 +689,7 @@ class TestMove:
     def test_a_dead_commands_old_host_is_waited_for(self, town, monkeypatch):
         router = routed(town)
 
-        def die(*_):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Operation, "converge", die)
+        with killed_at(monkeypatch, Operation, "converge"):
             service.move_router(town.context, "r", "h2")
         town.trouble("h1", unreachable=True)
         assert [item.outcome for item in recover(town.context)] == ["interrupted"]

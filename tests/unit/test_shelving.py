@@ -27,6 +27,7 @@ from stackctl.operation.keep import list_events
 from stackctl.state import write
 from stackctl.volume.service import create_volume, show_volume
 from stackctl.volume.types import NewVolume
+from tests.builders import killed_at
 from tests.unit.test_images import qcow2
 
 
@@ -489,21 +490,10 @@ class TestFloatingIps:
 
 
 class TestInterrupted:
-    class Killed(BaseException):
-        pass
-
-    def killed(self, world, monkeypatch, where, work):
-        def die(*_, **__):
-            raise self.Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(where, die)
-            with pytest.raises(self.Killed):
-                work()
-
     def test_while_the_disk_is_copied_it_runs_again(self, up, monkeypatch):
         work = lambda: shelving.shelve(up.asked(request_id="r"), "vm")  # noqa: E731
-        self.killed(up, monkeypatch, "stackctl.compute.moves.shelving.receive", work)
+        with killed_at(monkeypatch, "stackctl.compute.moves.shelving.receive"):
+            work()
         assert up.server("vm").task_state == "shelving"
         assert power_of(up) == "SHUTDOWN"
         (found,) = recover(up.context)
@@ -516,14 +506,16 @@ class TestInterrupted:
     def test_one_that_was_off_stays_off(self, up, monkeypatch):
         service.change_power(up.context, "stop", ["vm"]).check()
         work = lambda: shelving.shelve(up.context, "vm")  # noqa: E731
-        self.killed(up, monkeypatch, "stackctl.compute.moves.shelving.receive", work)
+        with killed_at(monkeypatch, "stackctl.compute.moves.shelving.receive"):
+            work()
         recover(up.context)
         assert up.servers() == {"vm": "SHUTOFF"}
         at_rest(up)
 
     def test_with_its_image_it_is_shelved(self, up, monkeypatch):
         work = lambda: shelving.shelve(up.asked(request_id="r"), "vm")  # noqa: E731
-        self.killed(up, monkeypatch, "stackctl.compute.moves.shelving._put_away", work)
+        with killed_at(monkeypatch, "stackctl.compute.moves.shelving._put_away"):
+            work()
         assert up.server("vm").vm_state == "shelved"
         (found,) = recover(up.context)
         assert found.outcome == "done"
@@ -534,7 +526,8 @@ class TestInterrupted:
 
     def test_unshelved_by_whoever_comes_next(self, away, monkeypatch):
         work = lambda: shelving.unshelve(away.context, "vm")  # noqa: E731
-        self.killed(away, monkeypatch, "stackctl.compute.moves.shelving.Homes.converge", work)
+        with killed_at(monkeypatch, "stackctl.compute.moves.shelving.Homes.converge"):
+            work()
         assert away.servers() == {"vm": "BUILD"}
         away.converge().check()
         assert away.servers() == {"vm": "ACTIVE"}

@@ -21,6 +21,7 @@ from stackctl.image.types import ImageChange
 from stackctl.operation import recover
 from stackctl.operation.keep import list_events
 from stackctl.state import write
+from tests.builders import killed_at
 from tests.unit.test_images import qcow2
 
 
@@ -145,22 +146,15 @@ class TestSnapshot:
                 attempt()
 
     def test_one_whose_command_was_killed_is_undone(self, up, monkeypatch):
-        class Killed(BaseException):
-            pass
-
-        def die(*_):
-            raise Killed
-
-        monkeypatch.setattr("stackctl.compute.snapshots.receive", die)
         monkeypatch.setattr("stackctl.compute.snapshots._give_up", lambda *_: None)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, "stackctl.compute.snapshots.receive"):
             snapshot(up.asked(request_id="r"), "vm", "snap")
         assert up.server("vm").task_state == "image-snapshot"
         assert up.server("vm").interrupted
         (found,) = recover(up.context)
         assert (found.outcome, "undone" in found.message) == ("failed", True)
         at_rest(up)
-        with pytest.raises(Killed):
+        with killed_at(monkeypatch, "stackctl.compute.snapshots.receive"):
             snapshot(up.asked(request_id="r"), "vm", "snap")
         monkeypatch.undo()
         monkeypatch.setattr("stackctl.fleet.session.open_session", up.fleet.open_session)
