@@ -32,9 +32,6 @@ STATEFUL, STATELESS, SLAAC = "dhcpv6-stateful", "dhcpv6-stateless", "slaac"
 UPSTREAM = "upstream"
 """The device in the namespace through which queries for other names leave."""
 
-RELOADED = ("hosts", "names", "options", "servers")
-"""Files that dnsmasq reads again on SIGHUP."""
-
 _NO_GATEWAY, _NO_RESOLVER = "no-gateway", "no-resolver"
 """Tags of the ports that get no default route, and of those that get no name server."""
 

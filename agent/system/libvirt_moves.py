@@ -115,11 +115,6 @@ def _parameters(module: Any, journey: Journey) -> dict[str, Any]:
     return parameters
 
 
-def limit_downtime(domain_id: str, milliseconds: int) -> None:
-    """How long a guest may stand still at the end of its migration."""
-    _on(domain_id, lambda _, domain: domain.migrateSetMaxDowntime(milliseconds))
-
-
 def progress(domain_id: str) -> Optional[Progress]:
     """How far a domain's migration is; None when there is none (any more)."""
 

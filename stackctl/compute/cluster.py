@@ -30,7 +30,6 @@ from stackctl.state import Reader, Row, Writer, new_id, now, read
 
 DEFAULT_SUBNET = "192.168.1.0/24"
 KEY_PATH = "/root/.ssh/id_ed25519"
-HOSTFILE_FORMS = ("mpi", "slurm", "hosts")
 
 
 @dataclass(frozen=True)

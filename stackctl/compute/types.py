@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 GIB = 1024**3
-NAMING_STYLES = ("index", "uuid")
 
 SIZES = (
     "flavor_id",
