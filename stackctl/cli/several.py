@@ -83,7 +83,14 @@ def settled(*names: str, why: str) -> Callable[[Any], Any]:
         if value is not None:
             raise UsageError(f"That cannot be changed: {why}")
 
-    return click.option(*names, "settled", expose_value=False, hidden=True, callback=refuse)
+    return click.option(
+        *names,
+        "settled",
+        expose_value=False,
+        hidden=True,
+        callback=refuse,
+        help="Refused, with the reason.",
+    )
 
 
 def at_most(given: Sequence[str], count: int, usage: str) -> None:
