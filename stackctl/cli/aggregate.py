@@ -207,8 +207,7 @@ def aggregate_remove_host(context: Context, output: Output, aggregate: str, host
 @command("availability-zone-list")
 @lists(ZONES)
 @click.option("--compute", is_flag=True, hidden=True, help="All zones here are of hosts.")
-@click.option("--long", is_flag=True, hidden=True, help="Everything is shown.")
-def availability_zone_list(context: Context, output: Output, compute: bool, long: bool) -> None:
+def availability_zone_list(context: Context, output: Output, compute: bool) -> None:
     """List availability zones; boot --zone chooses one."""
     from stackctl.hosts.aggregates import list_zones
 

@@ -85,13 +85,20 @@ def floatingip_create(
 @click.option("--network", type=words.NETWORK, help="Only those of this external network.")
 @click.option("--port", type=words.PORT, help="Only those of this port.")
 @click.option("--router", type=words.ROUTER, help="Only those that this router carries.")
+@click.option("--status", type=click.Choice(["ACTIVE", "DOWN"]), help="Only those in this state.")
 def floatingip_list(
-    context: Context, output: Output, network: str | None, port: str | None, router: str | None
+    context: Context,
+    output: Output,
+    network: str | None,
+    port: str | None,
+    router: str | None,
+    status: str | None,
 ) -> None:
     """List the project's floating IPs."""
     from stackctl.network.service import list_floating_ips
 
-    output.list(list_floating_ips(context, network=network, port=port, router=router))
+    found = list_floating_ips(context, network=network, port=port, router=router)
+    output.list([each for each in found if status in (None, each.status)])
 
 
 @command("floatingip-show")

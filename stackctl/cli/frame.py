@@ -89,6 +89,7 @@ class Settings:
     yes: bool = False
     format: str = "table"
     titles: tuple[str, ...] = ()
+    long: bool = False
     terminal: Terminal | None = field(default=None, repr=False)
 
     @property
@@ -197,7 +198,7 @@ def command(
             chosen = settings()
             given: list[Any] = []
             # -c is checked before anything is done: a wrong one must not change the world.
-            output = columns and Output(chosen.format, render.choose(columns, chosen.titles))
+            output = columns and Output(chosen.format, _chosen(columns, chosen))
             if cloud:
                 given.append(new_context())
             if output:
@@ -208,6 +209,10 @@ def command(
         return make(global_options(run))
 
     return decorate
+
+
+def _chosen(columns: Sequence[Column], said: Settings) -> Sequence[Column]:
+    return columns if said.long and not said.titles else render.choose(columns, said.titles)
 
 
 def global_options(function: Function) -> Function:
@@ -261,6 +266,7 @@ def lists(columns: Sequence[Column]) -> Callable[[Function], Function]:
                 metavar="COLUMN",
                 help=f"Print only this column; repeatable. Columns: {titles}.",
             ),
+            _stored("--long", is_flag=True, hidden=True, help="Print all columns."),
         )
         return _apply(decorators, function)
 

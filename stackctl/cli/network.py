@@ -9,7 +9,7 @@ import click
 from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, finish, lists, shows
 from stackctl.cli.render import Column
-from stackctl.cli.several import Spelled, each_of
+from stackctl.cli.several import Spelled, each_of, settled
 from stackctl.cli.subnet import ADDRESS_MODE, IP_VERSION, RA_MODE
 
 if TYPE_CHECKING:
@@ -60,6 +60,21 @@ SHOW = (
     Column("Subnet IDs", "subnets"),
     Column("Project", "project_id"),
     Column("Created", "created_at"),
+)
+
+
+_SETTLED = settled(
+    "--type",
+    "--physical-network",
+    "--segmentation-id",
+    "--provider-network-type",
+    "--provider-physical-network",
+    "--provider-segment",
+    "--provider:network_type",
+    "--provider:physical_network",
+    "--provider:segmentation_id",
+    why="what carries a network is settled when it is made, since hosts that have heard of it and "
+    "hosts that have not would be apart. Make another network and attach servers to it.",
 )
 
 
@@ -178,11 +193,15 @@ def net_create(
 
 @command("net-list")
 @lists(LIST)
-def net_list(context: Context, output: Output) -> None:
+@click.option(
+    "--external/--internal", default=None, help="Only those that lead outside, or do not."
+)
+def net_list(context: Context, output: Output, external: bool | None) -> None:
     """List the project's networks, and those that others share."""
     from stackctl.network.service import list_networks
 
-    output.list(list_networks(context))
+    found = list_networks(context)
+    output.list([each for each in found if external in (None, each.external)])
 
 
 @command("net-show")
@@ -211,6 +230,7 @@ def net_show(context: Context, output: Output, network: str) -> None:
 @click.option("--enable/--disable", "up", default=None, help="Whether it carries traffic.")
 @click.option("--dns-domain", help="Another domain of its instances' names.")
 @click.option("--mtu", type=int, help="Bytes in a packet; instances hear of it by DHCP.")
+@_SETTLED
 def net_set(
     context: Context,
     output: Output,

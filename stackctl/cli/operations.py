@@ -69,7 +69,7 @@ def converge(context: Context, output: Output, everything: bool, hosts: tuple[st
     done = converge_hosts(context, hosts, everything=everything)
     output.list(done.value)
     if not done.value:
-        say("No host is behind.")
+        say("No host is behind. What hosts differ in, drift shows; converge HOST heals it.")
     finish(context, done)
 
 
@@ -88,6 +88,9 @@ def drift(context: Context, output: Output, hosts: tuple[str, ...]) -> None:
         words = " ".join(error.message for error in errors)
         hint = errors[0].hint or "stackctl host-list"
         raise kind(f"{words} What differs there is not known.", hint=hint)
+    hosts_of = dict.fromkeys(step.host for step in steps if step.result != "orphan")
+    if hosts_of:
+        say(f"To heal it: stackctl converge {' '.join(hosts_of)}")
     if not steps:
         say("No drift: the hosts are what the database says.")
 

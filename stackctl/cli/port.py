@@ -247,15 +247,33 @@ def port_create(
 @click.option(
     "--security-group", "group", type=words.SECURITY_GROUP, help="Only those in this group."
 )
+@click.option("--router", type=words.ROUTER, help="Only those of this router.")
+@click.option("--device-owner", "owner", help="Only those with this owner: network:dhcp, ...")
+@click.option("--mac-address", "mac", help="Only the one with this MAC address.")
 def port_list(
-    context: Context, output: Output, network: str | None, server: str | None, group: str | None
+    context: Context,
+    output: Output,
+    network: str | None,
+    server: str | None,
+    group: str | None,
+    router: str | None,
+    owner: str | None,
+    mac: str | None,
 ) -> None:
     """List the project's ports."""
     from stackctl.compute.views import show_server
-    from stackctl.network.service import list_ports
+    from stackctl.network.service import list_ports, show_router
 
     server_id = show_server(context, server).id if server else None
-    output.list(list_ports(context, network=network, server_id=server_id, group=group))
+    found = list_ports(context, network=network, server_id=server_id, group=group)
+    wanted = {
+        "device_id": show_router(context, router).id if router else None,
+        "device_owner": owner,
+        "mac": mac.lower() if mac else None,
+    }
+    for attribute, value in wanted.items():
+        found = [port for port in found if value in (None, getattr(port, attribute))]
+    output.list(found)
 
 
 @command("port-show")
@@ -280,7 +298,9 @@ def port_show(context: Context, output: Output, port: str) -> None:
     type=FIXED_IP,
     help="The addresses that it shall have, instead of those it has; repeatable.",
 )
-@click.option("--no-fixed-ip", "no_fixed_ips", is_flag=True, help="No address any more.")
+@click.option(
+    "--no-fixed-ip", "no_fixed_ips", is_flag=True, help="No address but those given here."
+)
 @click.option("--mac-address", "mac", help="Another MAC address; not while a server has it.")
 @click.option("--enable/--disable", "up", default=None, help="Whether it carries traffic.")
 @_told
@@ -318,7 +338,7 @@ def port_set(
             said.setdefault(key, ())
     change = PortChange(
         name=name,
-        fixed_ips=() if no_fixed_ips else fixed_ips_of(fixed_ips) or None,
+        fixed_ips=fixed_ips_of(fixed_ips) or (() if no_fixed_ips else None),
         mac=mac,
         admin_up=up,
         no_limit=no_limit or None,

@@ -10,7 +10,7 @@ from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, finish, lists, shows
 from stackctl.cli.port import FIXED_IP, fixed_ips_of
 from stackctl.cli.render import Column
-from stackctl.cli.several import each_of
+from stackctl.cli.several import each_of, settled
 
 if TYPE_CHECKING:
     from agent.spec import HostRoute
@@ -177,6 +177,7 @@ def router_show(context: Context, output: Output, router: str) -> None:
     help="One more static route: destination=CIDR,gateway=ADDRESS; repeatable, at most 30.",
 )
 @click.option("--no-route", "no_routes", is_flag=True, help="None of the routes it has any more.")
+@settled("--host", why="router-move takes a router to another host, and its pin along.")
 def router_set(
     context: Context,
     output: Output,

@@ -151,8 +151,22 @@ def security_group_delete(context: Context, groups: tuple[str, ...]) -> None:
 @click.option("--ingress", is_flag=True, help="What may come to the ports (the default).")
 @click.option("--egress", is_flag=True, help="What may leave them.")
 @click.option("--ethertype", help="IPv4 or IPv6 (default: as the prefix and protocol say; IPv4).")
-@click.option("--protocol", help="tcp, udp, icmp, icmpv6, ah, sctp ..., a number, or any.")
+@click.option(
+    "--direction",
+    type=click.Choice(["ingress", "egress"]),
+    hidden=True,
+    help="Neutron's --ingress or --egress.",
+)
+@click.option(
+    "--protocol",
+    "--proto",
+    cls=Spelled,
+    older=("--proto",),
+    help="tcp, udp, icmp, icmpv6, ah, sctp ..., a number, or any.",
+)
 @click.option("--dst-port", "ports", type=words.Ports(), help="A port, or a range: 80:90.")
+@click.option("--port-range-min", "lowest", type=int, hidden=True, help="Neutron's --dst-port.")
+@click.option("--port-range-max", "highest", type=int, hidden=True, help="Neutron's --dst-port.")
 @click.option("--icmp-type", type=int, help="Type of ICMP: 8 is the echo request of ping.")
 @click.option("--icmp-code", type=int, help="Code of ICMP.")
 @click.option(
@@ -168,8 +182,10 @@ def security_group_delete(context: Context, groups: tuple[str, ...]) -> None:
 @click.option(
     "--remote-group",
     "--src-group",
+    "--remote-group-id",
+    "remote_group",
     cls=Spelled,
-    older=("--src-group",),
+    older=("--src-group", "--remote-group-id"),
     type=words.SECURITY_GROUP,
     help="Only from (or to) ports in this group.",
 )
@@ -181,8 +197,11 @@ def security_group_rule_create(
     ingress: bool,
     egress: bool,
     ethertype: str | None,
+    direction: str | None,
     protocol: str | None,
     ports: tuple[int, int] | None,
+    lowest: int | None,
+    highest: int | None,
     icmp_type: int | None,
     icmp_code: int | None,
     remote_cidr: str | None,
@@ -197,10 +216,12 @@ def security_group_rule_create(
     """
     from stackctl.network.service import NewRule, create_rule
 
-    if ingress and egress:
+    if (ingress, egress, direction is not None).count(True) > 1:
         raise UsageError("Either --ingress or --egress.")
+    if lowest is not None or highest is not None:
+        ports = _as_in_neutron(ports, lowest, highest)
     rule = NewRule(
-        direction="egress" if egress else "ingress",
+        direction=direction or ("egress" if egress else "ingress"),
         ethertype=ethertype,
         protocol=protocol,
         ports=ports,
@@ -217,6 +238,15 @@ def security_group_rule_create(
     done = create_rule(context, group, _as_in_nova(rule, rest) if rest else rule)
     output.show(done.value)
     finish(context, done)
+
+
+def _as_in_neutron(
+    ports: tuple[int, int] | None, lowest: int | None, highest: int | None
+) -> tuple[int, int]:
+    """--port-range-min and --port-range-max as a range."""
+    if ports is not None or lowest is None or highest is None:
+        raise UsageError("Give --dst-port, or both of --port-range-min and --port-range-max.")
+    return lowest, highest
 
 
 def _as_in_nova(rule: NewRule, given: list[str]) -> NewRule:

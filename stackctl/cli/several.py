@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackctl.cli.frame import finish, say
-from stackctl.errors import PartlyDone, StackctlError
+from stackctl.errors import PartlyDone, StackctlError, UsageError
 
 if TYPE_CHECKING:
     from stackctl.identity.context import Context
@@ -73,6 +73,24 @@ class Spelled(click.Option):
 
     def _shown(self, name: str) -> bool:
         return ":" not in name and "_" not in name and name not in self.older
+
+
+def settled(*names: str, why: str) -> Callable[[Any], Any]:
+    """Options of a thing's creation that cannot be changed later: given, they are refused with the
+    reason instead of as unknown."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is not None:
+            raise UsageError(f"That cannot be changed: {why}")
+
+    return click.option(
+        *names,
+        "settled",
+        expose_value=False,
+        hidden=True,
+        callback=refuse,
+        help="Refused, with the reason.",
+    )
 
 
 def at_most(given: Sequence[str], count: int, usage: str) -> None:

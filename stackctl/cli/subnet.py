@@ -9,7 +9,7 @@ import click
 from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, finish, lists, shows
 from stackctl.cli.render import Column
-from stackctl.cli.several import Spelled, at_most, each_of
+from stackctl.cli.several import Spelled, at_most, each_of, settled
 
 if TYPE_CHECKING:
     from agent.spec import HostRoute
@@ -170,12 +170,16 @@ def subnet_create(
 @command("subnet-list")
 @lists(LIST)
 @click.option("--network", type=words.NETWORK, help="Only those of this network.")
-def subnet_list(context: Context, output: Output, network: str | None) -> None:
+@click.option("--ip-version", type=click.Choice(["4", "6"]), help="Only those of IPv4, or of IPv6.")
+def subnet_list(
+    context: Context, output: Output, network: str | None, ip_version: str | None
+) -> None:
     """List subnets of the networks that the project may use."""
     from stackctl.network.service import list_subnets, show_network
 
     only = show_network(context, network).subnets if network else None
-    output.list([each for each in list_subnets(context) if only is None or each.id in only])
+    found = [each for each in list_subnets(context) if only is None or each.id in only]
+    output.list([each for each in found if ip_version in (None, str(each.ip_version))])
 
 
 @command("subnet-show")
@@ -197,9 +201,28 @@ def subnet_show(context: Context, output: Output, subnet: str) -> None:
 @POOL
 @click.option("--dhcp/--no-dhcp", default=None, help="Whether addresses come by DHCP.")
 @NAMESERVER
-@click.option("--no-dns-nameservers", "no_nameservers", is_flag=True, help="None any more.")
+@click.option(
+    "--no-dns-nameservers", "no_nameservers", is_flag=True, help="None but those given here."
+)
 @ROUTE
-@click.option("--no-host-routes", "no_routes", is_flag=True, help="None any more.")
+@click.option(
+    "--no-host-routes",
+    "--no-host-route",
+    "no_routes",
+    cls=Spelled,
+    older=("--no-host-route",),
+    is_flag=True,
+    help="None but those given here.",
+)
+@settled(
+    "--ipv6-ra-mode",
+    "--ipv6-address-mode",
+    "--ip-version",
+    "--subnet-range",
+    "--cidr",
+    "--network",
+    why="the addresses that instances have were made by it. Make another subnet for new ones.",
+)
 def subnet_set(
     context: Context,
     output: Output,
@@ -221,8 +244,8 @@ def subnet_set(
         gateway=gateway,
         pools=tuple(_pool_of(fields) for fields in pools) or None,
         dhcp=dhcp,
-        dns_nameservers=() if no_nameservers else nameservers or None,
-        host_routes=() if no_routes else tuple(_route_of(fields) for fields in routes) or None,
+        dns_nameservers=nameservers or (() if no_nameservers else None),
+        host_routes=tuple(_route_of(fields) for fields in routes) or (() if no_routes else None),
     )
     done = set_subnet(context, subnet, change)
     output.show(done.value)

@@ -11,6 +11,7 @@ import click
 
 from stackctl.cli import words
 from stackctl.cli.frame import command, settings, terminal_width
+from stackctl.errors import UsageError
 
 if TYPE_CHECKING:
     from stackctl.compute.seeing.topology import Topology
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("text", "dot", "svg", "json")
 
 _ENDINGS = {".dot": "dot", ".gv": "dot", ".svg": "svg", ".json": "json"}
+_FOREIGN = (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".ps", ".eps", ".html", ".mmd")
 
 
 @command("topology")
@@ -44,12 +46,28 @@ def topology(context: Context, form: str | None, file: IO[str] | None) -> None:
     """
     from stackctl.compute.seeing.topology import topology as graph_of
 
-    chosen = form or _ENDINGS.get(PurePath(file.name if file else "").suffix.lower(), "text")
-    drawn = _drawn(chosen, graph_of(context), context, to_file=file is not None)
+    drawn = _drawn(
+        form or _form_of(file.name if file else ""),
+        graph_of(context),
+        context,
+        to_file=file is not None,
+    )
     if file is None:
         click.echo(drawn, nl=False)
     else:
         file.write(drawn)
+
+
+def _form_of(name: str) -> str:
+    """What the ending of a file's name asks for."""
+    ending = PurePath(name).suffix.lower()
+    if ending in _FOREIGN:
+        raise UsageError(
+            f"'{name}' would be a {ending[1:].upper()} picture, which is not drawn here: "
+            f"{', '.join(FORMATS)} are.",
+            hint="stackctl topology --output cloud.svg (other programs make anything of it)",
+        )
+    return _ENDINGS.get(ending, "text")
 
 
 def _drawn(form: str, graph: Topology, context: Context, *, to_file: bool) -> str:

@@ -40,6 +40,7 @@ def affected_hosts(reader: Reader, change: Change) -> Affected:
     carrying |= _hosts_of(
         reader, "SELECT host_id FROM routers WHERE id IN ({}) AND host_id <> ''", change.routers
     )
+    carrying |= _hosts_of(reader, _HOSTS_OF_NETWORKS, change.altered)
     carrying |= _hosts_of(reader, _HOSTS_OF_GROUPS, change.security_groups)
     carrying |= _hosts_of(reader, _HOSTS_OF_VOLUMES, change.volumes, times=2)
     carrying |= _hosts_of(

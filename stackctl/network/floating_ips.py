@@ -174,6 +174,15 @@ def _require_external(network: Row) -> None:
         )
 
 
+def _of_version_4(subnet: Row) -> str:
+    if ipaddress.ip_network(subnet["cidr"]).version != 4:
+        raise UsageError(
+            f"Subnet {addresses.subnet_label(subnet)} is one of IPv6, whose addresses are routed "
+            "as they are: floating IPs are of IPv4."
+        )
+    return str(subnet["id"])
+
+
 def _insert(context: Context, writer: Writer, network: Row, wanted: NewFloatingIp) -> Row:
     subnets = [
         subnet
@@ -187,7 +196,7 @@ def _insert(context: Context, writer: Writer, network: Row, wanted: NewFloatingI
         )
     asked = None
     if wanted.subnet is not None or wanted.address is not None:
-        within = subnet_in(writer, network, wanted.subnet)["id"] if wanted.subnet else None
+        within = _of_version_4(subnet_in(writer, network, wanted.subnet)) if wanted.subnet else None
         asked = WantedAddress(within, wanted.address)
     subnet, address = addresses.take_floating(writer, network, subnets, asked)
     row = {

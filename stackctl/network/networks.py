@@ -142,6 +142,7 @@ def set_network(context: Context, word: str, change: NetworkChange) -> Done[Netw
         columns = _changed_columns(context, writer, network, change)
         writer.update("networks", network["id"], **columns, version=network["version"] + 1)
         writer.change.networks.add(network["id"])
+        writer.change.altered.add(network["id"])
         return network_from(writer, writer.get("networks", network["id"]))
 
     return change_one(context, "set", "network", word, values, work, network_from)
@@ -202,7 +203,7 @@ def _refuse_in_use(writer: Writer, network: Row) -> None:
         network["id"],
         DHCP_OWNER,
     )
-    users = [port_label(writer, port) for port in ports]
+    users = list(dict.fromkeys(port_label(writer, port) for port in ports))
     users += floating_labels(writer, "network_id", network["id"])
     if users:
         raise Conflict(

@@ -273,7 +273,8 @@ def _via(world: World, subnet: SubnetWay, routers: tuple[RouterWay, ...]) -> str
 def _out(world: World, port: PortEnd, one: FixedIn, asked: Asked | None) -> _Part:
     version = one.address.version
     way = world.map.way(one.subnet, None)
-    why = _down(port) or way.why
+    lost = _lost(world, one, way)
+    why = _down(port) or way.why or (lost and f"there is no way back: {lost}")
     if why:
         return _Part(version, "", (), because=why)
     return _outside(world, port, "egress", version, _exit(world, one, way), asked)
@@ -288,10 +289,19 @@ def _exit(world: World, one: FixedIn, way: Way) -> str:
     return via if way.routers[-1].snat else f"{via} without SNAT"
 
 
+def _lost(world: World, one: FixedIn, way: Way) -> str:
+    """Why what comes from outside to the last router of a way does not get to where it began."""
+    if not way.routers:
+        return ""
+    back = world.map.way_in(way.routers[-1], one.address)
+    stray = f"router {way.routers[-1].name} has no route to {one.subnet.cidr}"
+    return back.why or (stray if back.outside else "")
+
+
 def _in(world: World, port: PortEnd, one: FixedIn, asked: Asked | None) -> _Part:
     version = one.address.version
     way = world.map.way(one.subnet, None)
-    why = _down(port) or way.why
+    why = _down(port) or way.why or _lost(world, one, way)
     routed = one.address.version == 6 or not way.routers
     if not why and not one.floating and not routed:
         why = "it has no floating IP"

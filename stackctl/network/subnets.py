@@ -110,6 +110,7 @@ def set_subnet(context: Context, word: str, change: SubnetChange) -> Done[Subnet
         if changed["dhcp"] != subnet["dhcp"]:
             _switch_dhcp(writer, network, changed)
         writer.change.networks.add(network["id"])
+        writer.change.altered.add(network["id"])
         return subnet_from(writer, changed)
 
     return change_one(context, "set", "subnet", word, arguments, work, subnet_from)
@@ -159,6 +160,7 @@ def add_subnet(context: Context, writer: Writer, network: Row, wanted: NewSubnet
     if _is_inside(row):
         addresses.reserve_gateway(writer, network, row)
     writer.change.networks.add(network["id"])
+    writer.change.altered.add(network["id"])
     return subnet_from(writer, row)
 
 
@@ -170,6 +172,7 @@ def drop_subnet(writer: Writer, subnet: Row) -> None:
     addresses.release_addresses(writer, "subnet_id = ?", subnet["id"])
     writer.update("subnets", subnet["id"], deleted_at=now(), version=subnet["version"] + 1)
     writer.change.networks.add(subnet["network_id"])
+    writer.change.altered.add(subnet["network_id"])
 
 
 def _changed_columns(subnet: Row, change: SubnetChange) -> dict[str, Any]:

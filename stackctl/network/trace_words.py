@@ -61,6 +61,13 @@ def why_dropped(hit: Hit, source: str) -> str:
     return _inside(table, priority)
 
 
+def knows_no_way(hit: Hit) -> bool:
+    """Whether a packet ended at this flow because nobody seems to have its Ethernet address."""
+    if hit["bridge"] == "br-tun":
+        return int(hit["table"]) == 22
+    return hit["bridge"] == "br-int" and int(hit["table"]) in (61, 94)
+
+
 def _in_tunnel_bridge(table: int) -> str:
     words = {
         0: "the tunnel that it came by is not one of this host",

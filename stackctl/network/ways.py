@@ -97,6 +97,13 @@ class Map:
             return Way(why=f"subnet {subnet.cidr} of network {network.name} has no gateway")
         return self._through(network, nexthop, target, subnet.cidr.version)
 
+    def way_in(self, router: RouterWay, target: Address) -> Way:
+        """The way on to an address, of a packet that has come to a router."""
+        ahead = self._ahead(router, target, target.version)
+        if isinstance(ahead, Way):
+            return ahead
+        return self._through(*ahead, target, target.version)
+
     def _through(
         self, network: NetworkWay, nexthop: Address, target: Address | None, version: int
     ) -> Way:

@@ -220,7 +220,7 @@ class Operation:
             return bool(change.hosts)
         if failure.kind in _WITH_ROWS:
             return failure.id in named | self._subnets()
-        return bool(change.hosts | change.routers | change.security_groups)
+        return bool(change.hosts | change.routers | change.security_groups | change.altered)
 
     def _subnets(self) -> set[str]:
         with read(self.context.cloud) as reader:
@@ -236,6 +236,7 @@ class Operation:
         self.change.hosts |= change.hosts
         self.change.underlays |= change.underlays
         self.change.networks |= change.networks
+        self.change.altered |= change.altered
         self.change.ports |= change.ports
         self.change.servers |= change.servers
         self.change.routers |= change.routers

@@ -53,12 +53,14 @@ class Change:
     anything else of a router. ``security_groups``: other rules; ``members``: groups that have
     other members or addresses of members, in ``networks``. ``volumes``: those themselves, to
     which server they belong, or snapshots of them. ``left``: hosts that no longer care for some.
-    ``volume_types``: those that every host hears of.
+    ``volume_types``: those that every host hears of. ``altered``: networks that are themselves
+    others now, or whose subnets are; in ``networks`` only what is on them changed.
     """
 
     hosts: set[str] = field(default_factory=set)
     underlays: set[str] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
+    altered: set[str] = field(default_factory=set)
     ports: set[str] = field(default_factory=set)
     servers: set[str] = field(default_factory=set)
     routers: set[str] = field(default_factory=set)

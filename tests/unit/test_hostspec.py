@@ -400,6 +400,10 @@ class TestAffected:
         network = three.value("SELECT id FROM networks WHERE name = 'net'")
         assert self.affected(three, networks=[network]) == (set(), {"h1", "h2"})
 
+    def test_a_network_that_is_altered_is_carried_where_it_has_ports(self, three):
+        network = three.value("SELECT id FROM networks WHERE name = 'net'")
+        assert self.affected(three, altered=[network], networks=[network]) == ({"h1", "h2"}, set())
+
     def test_another_tunnel_address_is_seen_by_those_beside_it(self, three):
         ids = [three.host("h1")["id"]]
         assert self.affected(three, hosts=ids) == ({"h1"}, set())

@@ -341,3 +341,23 @@ def test_typed(pair, monkeypatch):
     assert "Because" not in result.stdout
     shown = CliRunner().invoke(main.cli, ["reachability", "--all", "-f", "csv"])
     assert "vm-1,internet,,,no router has 192.168.1.1 in net" in shown.stdout
+
+
+def test_a_router_that_knows_no_way_back_is_no_way_to_the_internet():
+    inner = RouterWay(
+        "inner",
+        "inner",
+        True,
+        True,
+        (
+            Leg("c", (ip("10.2.0.1"),), True, False),
+            Leg("b", (ip("10.1.0.2"),), True, False),
+        ),
+        (Route(ipaddress.ip_network("0.0.0.0/0"), ip("10.1.0.1")),),
+    )
+    lost = world(FAR, routers=(EDGE, inner))
+    why = "router edge has no route to 10.2.0.0/24"
+    assert told(reach.reach_out(lost, FAR)) == f"- there is no way back: {why}"
+    back = Route(ipaddress.ip_network("10.2.0.0/24"), ip("10.1.0.2"))
+    found = world(FAR, routers=(replace(EDGE, routes=(back,)), inner))
+    assert "no way back" not in told(reach.reach_out(found, FAR))

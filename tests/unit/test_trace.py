@@ -447,3 +447,38 @@ def test_typed(case, monkeypatch):
     found = json.loads(shown.stdout)
     assert found["delivered"] is False
     assert found["hops"][0]["flows"][0]["table"] == 0
+
+
+def test_an_allowed_address_is_somebodys(case):
+    port = case.world.server("two").addresses[0].port_id
+    with write(case.world.cloud) as writer:
+        pairs = json.dumps([{"cidr": "192.168.1.77/32", "mac": None}])
+        writer.update("ports", port, allowed_pairs_json=pairs)
+    case.hosts.out("h1", case.device("one"), case.device("two"))
+    found = case.follow("one", "192.168.1.77")
+    assert found.delivered
+    assert "which is allowed to have 192.168.1.77" in found.end
+
+
+def test_without_port_security_somebody_may_have_an_address(case):
+    port = case.world.server("two").addresses[0].port_id
+    with write(case.world.cloud) as writer:
+        writer.update("ports", port, port_security=0)
+    found = case.follow("one", "192.168.1.77")
+    assert not found.delivered
+    assert "(without port security, server two may)" in found.end
+
+
+def test_what_leaves_the_cloud_has_not_come_to_the_server_that_was_named(case):
+    with read(case.world.cloud) as reader:
+        map_ = Cloudmap(case.world.context, reader)
+        ends = Ends(case.world.context, reader, map_)
+        sender, address = ends.find(TraceRequest("one", "two"))
+    assert ends.aimed == "server two"
+    mac = "02:00:00:00:00:01"
+    walk = Walk(map_, case.hosts.act, Packet(mac, mac, sender.address, address, 1), aimed="two")
+    walk.left_by = sender.network_id
+    case.hosts.out("h1", case.device("one"), case.device("two"))
+    found = walk.run(sender)
+    assert not found.delivered
+    assert found.end.endswith("and so does not come to two")

@@ -82,11 +82,14 @@ class _Forest:
                 self._lead_on(branch, device, network.id)
 
     def _lead_on(self, branch: Tree, router: Device, from_id: str) -> None:
+        ahead: dict[str, list[str]] = defaultdict(list)
         for link in router.links:
-            network = self._networks.get(link.network_id)
+            ahead[link.network_id] += link.addresses
+        for network_id, addresses in ahead.items():
+            network = self._networks.get(network_id)
             if network is None or network.id == from_id:
                 continue
-            line = _network(network, ", ".join(link.addresses))
+            line = _network(network, ", ".join(addresses))
             if network.id in self._drawn:
                 branch.add(line.append(" (above)"))
             else:

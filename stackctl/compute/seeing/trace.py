@@ -101,11 +101,12 @@ def trace(context: Context, request: TraceRequest) -> Trace:
     """Follow a packet; NotFound and UsageError when the words of its ends mean nothing."""
     with read(context.cloud) as reader:
         map_ = Cloudmap(context, reader)
-        sender, target = Ends(context, reader, map_).find(request)
+        ends = Ends(context, reader, map_)
+        sender, target = ends.find(request)
     number, port, source_port = numbers_of(request, target.version)
     packet = Packet(OUTSIDE_MAC, OUTSIDE_MAC, sender.address, target, number, source_port, port)
     with ExitStack() as sessions:
-        walk = Walk(map_, _acting(context, map_, sessions), packet)
+        walk = Walk(map_, _acting(context, map_, sessions), packet, aimed=ends.aimed)
         there = walk.run(sender, request.size)
         if not request.reply or not there.delivered:
             return there
@@ -136,6 +137,8 @@ class Walk:
     crossings: list[tuple[str, Packet, Packet]] = field(default_factory=list)
     """Routers (ids) with the packet before and after each; given, it is a reply that they know."""
     arrived: PortSpot | None = None
+    aimed: str = ""
+    """The server or router that it is for, where one was named."""
     left_by: str = ""
     """The network in which it left the cloud."""
     hops: list[Hop] = field(default_factory=list)
@@ -151,6 +154,8 @@ class Walk:
                 step = _End(False, f"it is sent round in a circle: {_MOST_HOPS} hops")
             else:
                 step = self._through(step) if isinstance(step, _Place) else self._cross(step)
+        if step.delivered and self.left_by and self.aimed:
+            step = _End(False, f"{step.words}, and so does not come to {self.aimed}")
         mtu, narrow = min(self.mtus)
         if size is not None and size > mtu and step.delivered:
             step = _End(
@@ -190,8 +195,8 @@ class Walk:
             )
         eth_dst = self._ethernet(port.network_id, nexthop)
         if eth_dst is None:
-            name = self.map.network_name(port.network_id)
-            return _End(False, f"nobody in net {name} has {nexthop}: {port.words} gets no answer")
+            nobody = self._nobody(port.network_id, nexthop)
+            return _End(False, f"{nobody}: {port.words} gets no answer")
         self.packet = replace(self.packet, eth_src=port.mac, eth_dst=eth_dst)
         by = "" if nexthop == self.packet.dst else f" by way of {nexthop}"
         said = f"{port.words} sends {self.packet}{by}"
@@ -223,6 +228,16 @@ class Walk:
         if port is not None:
             return port.mac
         return None if self.map.is_tunnelled(network_id) else OUTSIDE_MAC
+
+    def _nobody(self, network_id: str, address: Address) -> str:
+        name = self.map.network_name(network_id)
+        free = [port.words for port in self.map.unbound(network_id)]
+        if not free:
+            return f"nobody in net {name} has {address}"
+        return (
+            f"nobody in net {name} is known to have {address} (without port security, "
+            f"{', '.join(free)} may)"
+        )
 
     # --- a switch ---
 
@@ -296,7 +311,8 @@ class Walk:
         direction = {trace_words.EGRESS: "egress", trace_words.INGRESS: "ingress"}.get(hit["table"])
         end = self._filtered(place, direction) if direction is not None else None
         if direction is None or end is None or hit["priority"] == 100:
-            return trace_words.why_dropped(hit, str(self.packet.src))
+            down = self._router_down(place, hit)
+            return down or trace_words.why_dropped(hit, str(self.packet.src))
         groups = [self.map.world.groups[id_].name for id_ in end.groups]
         rules = self._allowing(end, direction)
         if rules:
@@ -306,6 +322,14 @@ class Walk:
         if not groups:
             return f"{whose} is in no security group, so nothing is let {way} it"
         return f"no rule of group {', '.join(groups)} lets it {way} {whose}"
+
+    def _router_down(self, place: _Place, hit: Json) -> str:
+        """That the router which should get it is down, when the switch knows no way there."""
+        if not trace_words.knows_no_way(hit):
+            return ""
+        port = self.map.by_mac(place.network_id, self.packet.eth_dst)
+        router = self.map.world.map.routers.get(port.device_id) if port is not None else None
+        return f"router {router.name} is down" if router is not None and not router.up else ""
 
     # --- out of a switch ---
 
@@ -336,6 +360,8 @@ class Walk:
             return _Router(place.host, device, port), words
         self.arrived = port
         words = f"arrives at {port.words} by {device}"
+        if self.packet.dst in port.allowed:
+            words += f", which is allowed to have {self.packet.dst}"
         return _End(True, f"it {words} (host {place.host['name']})"), words
 
     def _to_peer(self, place: _Place, peer: Row, device: str) -> tuple[_Step, str]:
@@ -408,7 +434,7 @@ class Walk:
         eth_dst = self._ethernet(out.network_id, nexthop)
         if eth_dst is None:
             self._router_hop(host, f"{words}, dropped: nobody there has {nexthop}")
-            return _End(False, f"nobody in net {net} has {nexthop} (host {host})")
+            return _End(False, f"{self._nobody(out.network_id, nexthop)} (host {host})")
         self._router_hop(host, words)
         self.packet = replace(self.packet, eth_src=out.mac, eth_dst=eth_dst)
         return _Place(at.host, device, out.network_id, came=f"from {at.port.words} by {device}")

@@ -134,12 +134,14 @@ class Ends:
 
     def __init__(self, context: Context, reader: Reader, map_: Cloudmap) -> None:
         self._context, self._reader, self._map = context, reader, map_
+        self.aimed = ""
+        """The server or router that was named as the target, once it was found."""
 
     def find(self, request: TraceRequest) -> tuple[Sender, Address]:
         """Who sends, from which address, and to which; NotFound, Conflict when there is no such."""
         if request.source == INTERNET:
             return self._from_outside(request.target)
-        server_id, source = self._server(request.source, "source")
+        server_id, source = self._server(request.source)
         target, near = self._target(request.target)
         if request.target == INTERNET:
             version = source.version if source is not None else 4
@@ -148,7 +150,7 @@ class Ends:
             return self._sender(server_id, source, [target])
         return self._sender(server_id, source, near)
 
-    def _server(self, word: str, role: str) -> tuple[str, Address | None]:
+    def _server(self, word: str) -> tuple[str, Address | None]:
         """(server id, address or None) of ``server`` or ``server:address``."""
         try:
             return str(server_row(self._context, self._reader, word)["id"]), None
@@ -167,9 +169,10 @@ class Ends:
         if literal is not None:
             return literal, []
         try:
-            server_id, address = self._server(word, "target")
+            server_id, address = self._server(word)
         except NotFound:
             return None, self._of_router(word)
+        self.aimed = f"server {self._reader.get('servers', server_id)['name']}"
         if address is not None:
             return address, []
         return None, [address for port in self._ports(server_id) for address in port.addresses]
@@ -182,6 +185,7 @@ class Ends:
                 f"'{word}' is no server, no router, no address, and not {INTERNET}.",
                 hint="stackctl list",
             ) from None
+        self.aimed = f"router {row['name']}"
         return [address for port in self._ports(row["id"]) for address in port.addresses]
 
     def _ports(self, device_id: str) -> list[PortSpot]:

@@ -32,6 +32,8 @@ class PortSpot:
     device_name: str
     host_id: str | None
     addresses: tuple[Address, ...]
+    allowed: tuple[Address, ...] = ()
+    """Single addresses that it may have beside its own, by the MAC address that it has."""
 
     @property
     def device(self) -> str:
@@ -85,8 +87,14 @@ class Cloudmap:
         return None
 
     def by_address(self, network_id: str, address: Address) -> PortSpot | None:
-        """The port that answers for an address in a network: its own, or a floating one."""
+        """The port that answers for an address in a network: its own, a floating one, or one that
+        it is allowed."""
         return self._owners.get((network_id, address))
+
+    def unbound(self, network_id: str) -> tuple[PortSpot, ...]:
+        """Ports of servers in a network that are held to no address."""
+        ends = (end for end in self._ends.values() if end.network_id == network_id)
+        return tuple(self.ports[end.id] for end in ends if not end.protected)
 
     def network_name(self, network_id: str) -> str:
         """The name of a network."""
@@ -142,13 +150,29 @@ def _ports(reader: Reader) -> dict[str, PortSpot]:
             device_name=row["device_name"],
             host_id=row["bound_to"],
             addresses=tuple(addresses[row["id"]]),
+            allowed=_allowed(row),
         )
         for row in reader.all(_PORTS)
     }
 
 
+def _allowed(port: Row) -> tuple[Address, ...]:
+    pairs = json.loads(port["allowed_pairs_json"])
+    ranges = [
+        ipaddress.ip_network(pair["cidr"])
+        for pair in pairs
+        if pair.get("mac") in (None, port["mac"])
+    ]
+    return tuple(each[0] for each in ranges if each.num_addresses == 1)
+
+
 def _owners(reader: Reader, ports: dict[str, PortSpot]) -> dict[tuple[str, Address], PortSpot]:
+    placed = [port for port in ports.values() if port.host_id is not None]
+    # Of several that are allowed an address the first is taken: which has it, only guests know.
     owners = {
+        (port.network_id, address): port for port in reversed(placed) for address in port.allowed
+    }
+    owners |= {
         (port.network_id, address): port for port in ports.values() for address in port.addresses
     }
     gateways = {
