@@ -89,6 +89,7 @@ class Settings:
     yes: bool = False
     format: str = "table"
     titles: tuple[str, ...] = ()
+    long: bool = False
     terminal: Terminal | None = field(default=None, repr=False)
 
     @property
@@ -197,7 +198,8 @@ def command(
             chosen = settings()
             given: list[Any] = []
             # -c is checked before anything is done: a wrong one must not change the world.
-            output = columns and Output(chosen.format, render.choose(columns, chosen.titles))
+            named = chosen.titles or [column.title for column in columns or () if chosen.long]
+            output = columns and Output(chosen.format, render.choose(columns, named))
             if cloud:
                 given.append(new_context())
             if output:
@@ -246,7 +248,7 @@ def lists(columns: Sequence[Column]) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         function.columns = columns  # type: ignore[attr-defined]
-        decorators = (
+        decorators = [
             _stored(
                 "-f",
                 "--format",
@@ -261,7 +263,9 @@ def lists(columns: Sequence[Column]) -> Callable[[Function], Function]:
                 metavar="COLUMN",
                 help=f"Print only this column; repeatable. Columns: {titles}.",
             ),
-        )
+        ]
+        if any(column.extra for column in columns):
+            decorators.append(_stored("--long", is_flag=True, help="Print all columns."))
         return _apply(decorators, function)
 
     return decorate
