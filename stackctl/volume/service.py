@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
-from stackctl.identity.context import Context, find_own
+from stackctl.identity.context import Context, find_own, own_rows
 from stackctl.image.service import usable_image
-from stackctl.names import checked_name, refuse_control_characters
+from stackctl.names import checked_name, refuse_control_characters, some
 from stackctl.operation import Done, Operation
 from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.resource import as_it_became, change_one
@@ -94,10 +94,7 @@ def _by_another(operation: Operation, writer: Writer, volume: Volume, tried: set
 def list_volumes(context: Context, wanted: VolumeFilter = ALL) -> list[Volume]:
     """The project's volumes, oldest first. NotFound when the filter's server does not exist."""
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM volumes WHERE deleted_at IS NULL AND project_id = ? ORDER BY rowid",
-            context.project_id,
-        )
+        rows = own_rows(context, reader, "volumes")
         if wanted.server:
             server = find_own(context, reader, "servers", wanted.server, noun="server")
             rows = [row for row in rows if row["server_id"] == server["id"]]
@@ -218,7 +215,7 @@ def refuse_needed(reader: Reader, volume: Row) -> None:
     if copies:
         host = reader.get("hosts", volume["host_id"])["name"]
         raise Conflict(
-            f"{volume['name']} is needed for {', '.join(copies[:5])}, which is still to be copied "
+            f"{volume['name']} is needed for {some(copies)}, which is still to be copied "
             f"from it on host {host}. Nothing was changed.",
             hint=f"stackctl converge {host}",
         )
