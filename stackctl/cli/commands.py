@@ -81,7 +81,7 @@ COMMANDS: dict[str, Entry] = {
     "vnc-console": Entry("vnc", "Look at a server's display", "Servers"),
     "console-screenshot": Entry("vnc", "Save what a display shows", "Servers"),
     "set-password": Entry("password", "Set a password in a guest", "Servers"),
-    "ssh": Entry("server", "Log in to a server", "Servers"),
+    "ssh": Entry("login", "Log in to a server", "Servers"),
     "add-secgroup": Entry("security_group", "Add a security group to a server", "Servers"),
     "remove-secgroup": Entry("security_group", "Take one from a server", "Servers"),
     "list-secgroup": Entry("security_group", "List a server's security groups", "Servers"),
@@ -322,9 +322,82 @@ SPELLINGS = {
     ("server", "set"): "server-set",
     ("server", "unset"): "server-unset",
     ("server", "event", "list"): "events",
+    ("server", "remove", "fixed", "ip"): "interface-detach",
     ("server", "remove", "floating", "ip"): "remove-floating-ip",
     ("server", "remove", "volume"): "volume-detach",
+    ("server", "volume", "list"): "volume-list --server",
+    ("server-migration-list",): "migration-list --server",
+    ("volume-attachments",): "volume-list --server",
     ("volume-update",): "volume-set",
+    ("instance-action-list",): "events",
+    ("get-serial-console",): "console",
+    ("update",): "server-set",
+    ("host-evacuate-live",): "host-drain",
+    ("host-servers-migrate",): "host-drain",
+    ("compute", "service", "list"): "host-list",
+    ("hypervisor-list",): "host-list",
+    ("hypervisor-show",): "host-show",
+    ("hypervisor-servers",): "list --host",
+    ("service-list",): "host-list",
+    ("service-enable",): "host-set --enable",
+    ("service-disable",): "host-set --disable",
+    ("service-force-down",): "host-fence",
+    ("cached", "image", "list"): "image-cache-list",
+    ("cached", "image", "queue"): "image-prefetch",
+    ("cached", "image", "clear"): "image-prune",
+    ("cache-list",): "image-cache-list",
+    ("cache-queue",): "image-prefetch",
+    ("cache-clear",): "image-prune",
+    ("extend",): "volume-extend",
+    ("snapshot-list",): "volume-snapshot-list",
+    ("snapshot-show",): "volume-snapshot-show",
+    ("snapshot-delete",): "volume-snapshot-delete",
+    ("type-list",): "volume-type-list",
+    ("type-show",): "volume-type-show",
+    ("type-delete",): "volume-type-delete",
+}
+
+# What OpenStack has and this cloud has not, or has in other words: what to do instead.
+INSTEAD = {
+    ("get-password",): "It asks the metadata service for a password that the guest has encrypted "
+    "and posted there, and guests here have nowhere to post: they read a config drive. Have their "
+    "agent set one (set-password SERVER --generate), or log in by key (ssh).",
+    ("clear-password",): "No password is kept anywhere here, so there is none to clear.",
+    ("server", "tag"): "Tags are set by server-set SERVER --tag TAG, removed by server-unset.",
+    ("server-tag-add",): "Tags are set by server-set SERVER --tag TAG.",
+    ("server-tag-delete",): "Tags are removed by server-unset SERVER --tag TAG.",
+    ("server-tag-list",): "Tags are shown by show SERVER -c Tags.",
+    ("image-tag-update",): "Tags are set by image-set IMAGE --tag TAG.",
+    ("image-tag-delete",): "Tags are removed by image-unset IMAGE --tag TAG.",
+    ("member-update",): "A member decides by image-set IMAGE --accept, --reject or --pending.",
+    ("server", "event", "show"): "The events of a server, each with its reason, are told by "
+    "events SERVER.",
+    (
+        "instance-action",
+    ): "The events of a server, each with its reason, are told by events SERVER.",
+    ("server", "migration", "show"): "The moves of a server, each with its reason, are told by "
+    "migration-list --server SERVER.",
+    ("server", "remove", "network"): "A NIC is taken away by interface-detach SERVER PORT, where "
+    "PORT is its address, its MAC or its port, as interface-list SERVER tells.",
+    ("aggregate", "cache", "image"): "Images are brought to hosts by image-prefetch IMAGE HOST ...",
+    ("compute", "service", "set"): "Hosts are disabled and enabled by host-set HOST --disable "
+    "--reason TEXT and host-set HOST --enable; that one is off is said by host-fence HOST.",
+    ("image", "stores", "info"): "Stores are described in the cloud's config.yaml, and named by "
+    "image-create --store and image-copy --to.",
+    ("stores-info",): "Stores are described in the cloud's config.yaml, and named by "
+    "image-create --store and image-copy --to.",
+    ("image", "stage"): "There is no staging: image-upload IMAGE --file FILE takes the content.",
+    ("image-stage",): "There is no staging: image-upload IMAGE --file FILE takes the content.",
+    ("create",): "Servers are made by boot NAME, volumes by volume-create NAME --size GB.",
+    ("snapshot-create",): "A volume is copied by volume-snapshot-create NAME --volume VOLUME, a "
+    "server's disk by image-snapshot SERVER NAME.",
+    ("upload-to-image",): "No image is made of a volume here; a volume becomes another one by "
+    "volume-create NAME --source VOLUME.",
+    ("volume", "backup"): "Volumes are copied by volume-snapshot-create NAME --volume VOLUME.",
+    (
+        "volume",
+        "migrate",
+    ): "A volume stays where it was made; shared ones (volume-type-create) need no move.",
 }
 
 
@@ -352,6 +425,14 @@ def spelled(words: list[str]) -> tuple[str, int] | None:
     for spelling, name in SPELLINGS.items():
         if tuple(words[: len(spelling)]) == spelling:
             return name, len(spelling)
+    return None
+
+
+def instead(words: list[str]) -> tuple[str, str] | None:
+    """What OpenStack calls something that is not here, and what to do instead; or None."""
+    for spelling, advice in INSTEAD.items():
+        if tuple(words[: len(spelling)]) == spelling:
+            return " ".join(spelling), advice
     return None
 
 

@@ -248,10 +248,11 @@ def destroys(function: Function) -> Function:
 def lists(columns: Sequence[Column]) -> Callable[[Function], Function]:
     """Add -f and -c; the function gets an Output with these columns."""
     titles = ", ".join(column.title for column in columns)
+    extra = any(column.extra for column in columns)
 
     def decorate(function: Function) -> Function:
         function.columns = columns  # type: ignore[attr-defined]
-        decorators = (
+        decorators = [
             _stored(
                 "-f",
                 "--format",
@@ -266,8 +267,9 @@ def lists(columns: Sequence[Column]) -> Callable[[Function], Function]:
                 metavar="COLUMN",
                 help=f"Print only this column; repeatable. Columns: {titles}.",
             ),
-            _stored("--long", is_flag=True, hidden=True, help="Print all columns."),
-        )
+            # Accepted by all, as OpenStack's scripts say it; told where it makes a difference.
+            _stored("--long", is_flag=True, hidden=not extra, help="Print all columns."),
+        ]
         return _apply(decorators, function)
 
     return decorate

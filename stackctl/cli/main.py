@@ -153,6 +153,9 @@ def main() -> NoReturn:
 def _no_command(args: list[str]) -> str:
     import difflib
 
+    advice = commands.instead(args)
+    if advice is not None:
+        return f"There is no command '{advice[0]}' here. {advice[1]}"
     names = list(commands.listed())
     said = typed = args[0]
     if typed in commands.NOUNS and len(args) > 1:

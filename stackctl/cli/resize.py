@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @shows(SHOW)
 @click.option("--flavor", "option", type=words.FLAVOR, help="The flavor (or as second word).")
 @click.option("--host", type=words.HOST, help="On this host; else on its own, if that has room.")
+@click.option("--confirm", "word", flag_value="confirm", hidden=True, help="As resize-confirm.")
+@click.option("--revert", "word", flag_value="revert", hidden=True, help="As resize-revert.")
 @click.argument("server", type=words.SERVER)
 @click.argument("flavor", required=False, type=words.FLAVOR)
 def resize(
@@ -29,6 +31,7 @@ def resize(
     output: Output,
     option: str | None,
     host: str | None,
+    word: str | None,
     server: str,
     flavor: str | None,
 ) -> None:
@@ -39,6 +42,11 @@ def resize(
     """
     from stackctl.compute.moves import resizing
 
+    if word is not None:
+        if flavor or option or host:
+            raise UsageError(f"--{word} stands alone: the flavor was said before.")
+        _end(context, output, getattr(resizing, word)(context, server))
+        return
     if (flavor is None) == (option is None):
         raise UsageError("Give the flavor once: stackctl resize SERVER FLAVOR.")
     _end(context, output, resizing.resize(context, server, flavor or option or "", host))

@@ -1,16 +1,12 @@
-"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log, ssh."""
+"""boot, list, show, delete, start, stop, reboot, pause, suspend, console-log."""
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-import stackctl
 from stackctl.cli import words
 from stackctl.cli.frame import Output, changes, command, confirm, destroys, finish, lists, shows
 from stackctl.cli.placing import explained
@@ -99,7 +95,10 @@ SHOW = (
     Column("Ephemeral GB", "ephemeral_gb"),
     Column("Keypair", "key_name"),
     Column("Host", "host"),
+    Column("Moving to", "moving_to"),
     Column("Zone", "zone"),
+    Column("Server Group", "group"),
+    Column("Hints", "hints"),
     Column("Security Groups", "security_groups"),
     Column("Volumes", "volumes"),
     Column("Hardware", "hardware"),
@@ -108,8 +107,10 @@ SHOW = (
     Column("Locked", _lock),
     Column("Adopted", "adopted"),
     Column("Fault", _fault),
+    Column("Project", "project_id"),
     Column("Created", "created_at"),
     Column("Launched", "launched_at"),
+    Column("Restorable until", "restorable_until"),
     Column("Seen", "observed_at"),
 )
 
@@ -139,6 +140,14 @@ SHOW = (
     help="A NIC: net=NETWORK[,ip=ADDRESS] or port=PORT; repeat in the order of the guest's NICs.",
 )
 @click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    type=words.NETWORK,
+    help="The same as --nic net=NETWORK.",
+)
+@click.option("--port", "ports", multiple=True, type=words.PORT, help="The same as --nic port=...")
+@click.option(
     "--security-group",
     "--security-groups",
     "security_groups",
@@ -149,7 +158,15 @@ SHOW = (
     help="A group for the NICs made here, not for given ports (default: default); repeatable.",
 )
 @click.option(
-    "--count", "--num-instances", default=1, show_default=True, help="How many; all or none."
+    "--count",
+    "--num-instances",
+    "--max",
+    "count",
+    cls=Spelled,
+    older=("--max",),
+    default=1,
+    show_default=True,
+    help="How many; all or none.",
 )
 @click.option(
     "--naming",
@@ -158,7 +175,19 @@ SHOW = (
     help="With --count: NAME-1, NAME-2 ... or NAME-UUID as on the slides.",
 )
 @click.option("--user-data", type=words.LocalFile(), help="Script or cloud-config for the guest.")
-@click.option("--meta", "metadata", multiple=True, type=words.Pair(), help="Metadata; repeatable.")
+@click.option(
+    "--meta",
+    "--property",
+    "metadata",
+    multiple=True,
+    type=words.Pair(),
+    help="A property, KEY=VALUE; repeatable.",
+)
+@click.option("--tag", "tags", multiple=True, help="A tag; repeatable.")
+@click.option("--config-drive", expose_value=False, hidden=True, help="As always.")
+@click.option(
+    "--use-config-drive", is_flag=True, expose_value=False, hidden=True, help="As always."
+)
 @click.option(
     "--file",
     "files",
@@ -168,7 +197,12 @@ SHOW = (
     help="A file for the guest: its path there, and the local file; repeatable.",
 )
 @click.option("--host", type=words.HOST, help="Only on this host.")
-@click.option("--availability-zone", "--zone", "zone", help="Only on hosts of this zone.")
+@click.option(
+    "--availability-zone",
+    "--zone",
+    "zone",
+    help="Only on hosts of this zone; ZONE:HOST means that host.",
+)
 @click.option(
     "--hint",
     "hints",
@@ -201,11 +235,14 @@ def boot(
     flavor: str,
     key: str | None,
     nics: tuple[dict[str, str], ...],
+    networks: tuple[str, ...],
+    ports: tuple[str, ...],
     security_groups: tuple[str, ...],
     count: int,
     naming: str,
     user_data: BinaryIO | None,
     metadata: tuple[tuple[str, str], ...],
+    tags: tuple[str, ...],
     files: tuple[tuple[str, str], ...],
     host: str | None,
     zone: str | None,
@@ -227,13 +264,14 @@ def boot(
         raise click.UsageError(
             "Give what the server boots from: --image IMAGE or --boot-volume VOLUME."
         )
+    zone, host = _zone_and_host(zone, host)
     content = words.read_all(user_data, USER_DATA_LIMIT_BYTES, "user data") if user_data else None
     request = BootRequest(
         name=name,
         image=image,
         flavor=flavor,
         count=count,
-        nics=tuple(nic_of(fields) for fields in nics),
+        nics=tuple(nic_of(fields) for fields in _in_one_way(nics, networks, ports)),
         key_name=key,
         user_data=content,
         metadata=dict(metadata),
@@ -245,6 +283,7 @@ def boot(
         hints=(*hints, *([("group", server_group)] if server_group else [])),
         volume=volume,
         vnc=vnc,
+        tags=tags,
     )
     with explained(context, explain) as asker:
         done = service.boot(asker, request)
@@ -253,6 +292,29 @@ def boot(
         running = [server.id for server in done.value if server.status == "ACTIVE"]
         access.wait_for_guests(context, running, wait, wait_timeout)
     finish(context, done)
+
+
+def _zone_and_host(zone: str | None, host: str | None) -> tuple[str | None, str | None]:
+    """What Nova's ZONE:HOST means; no zone's name has a colon."""
+    if zone is None or ":" not in zone:
+        return zone, host
+    before, _, after = zone.partition(":")
+    named = after.partition(":")[0]
+    if host not in (None, named):
+        raise UsageError(f"--zone {zone} names another host than --host {host}.")
+    return before or None, named or host
+
+
+def _in_one_way(
+    nics: tuple[dict[str, str], ...], networks: tuple[str, ...], ports: tuple[str, ...]
+) -> tuple[dict[str, str], ...]:
+    """NICs as --nic says them: of different options nobody could tell in which order they are."""
+    if sum(map(bool, (nics, networks, ports))) > 1:
+        raise UsageError(
+            "--network, --port and --nic do not say in which order the NICs are: give all by --nic "
+            "net=NETWORK and --nic port=PORT."
+        )
+    return nics or tuple({"net": n} for n in networks) or tuple({"port": p} for p in ports)
 
 
 def nic_of(fields: dict[str, str]) -> Nic:
@@ -278,16 +340,45 @@ def _guest_file(path: str, local: str) -> GuestFile:
 
 @command("list")
 @lists(SLIDES)
+@click.option("--name", default="", help="Only those with this in their name.")
+@click.option("--status", default="", help="Only those in this state: ACTIVE, SHUTOFF, ERROR ...")
+@click.option("--host", default="", type=words.HOST, help="Only those on this host.")
+@click.option("--image", default="", type=words.IMAGE, help="Only those made of this image.")
+@click.option("--flavor", default="", type=words.FLAVOR, help="Only those of this flavor.")
+@click.option(
+    "--tag",
+    "--tags",
+    "tags",
+    cls=Spelled,
+    older=("--tags",),
+    multiple=True,
+    help="Only those with this tag; repeatable.",
+)
 @click.option("--refresh", is_flag=True, help="Ask the hosts first what runs now.")
-def list_(context: Context, output: Output, refresh: bool) -> None:
-    """List servers, newest first, in the state last seen (column Seen)."""
+def list_(
+    context: Context,
+    output: Output,
+    name: str,
+    status: str,
+    host: str,
+    image: str,
+    flavor: str,
+    tags: tuple[str, ...],
+    refresh: bool,
+) -> None:
+    """List servers, newest first, in the state last seen (column Seen).
+
+    Example: stackctl list --host host1 --status ERROR -f value -c ID
+    """
     from stackctl.compute import views
+    from stackctl.compute.types import ServerFilter
 
     if refresh:
         from stackctl.compute.refreshing import refresh_servers
 
         refresh_servers(context)
-    output.list(views.list_servers(context))
+    wanted = ServerFilter(name, status, host, image, flavor, tags)
+    output.list(views.list_servers(context, wanted))
 
 
 @command("show")
@@ -380,7 +471,13 @@ def reboot(
 
 
 @command("console-log")
-@click.option("--length", "--lines", "lines", type=int, help="Only the last lines.")
+@click.option(
+    "--length",
+    "--lines",
+    "lines",
+    type=click.IntRange(min=1),
+    help="Only so many lines, the last ones.",
+)
 @click.argument("server", type=words.SERVER)
 def console_log(context: Context, server: str, lines: int | None) -> None:
     """Print what a server wrote to its serial console (at most the last 100 KiB)."""
@@ -390,57 +487,3 @@ def console_log(context: Context, server: str, lines: int | None) -> None:
     text = printable(access.console_log(context, server).replace("\r\n", "\n"))
     kept = text.splitlines()[-lines:] if lines else text.splitlines()
     click.echo("\n".join(kept))
-
-
-@command("ssh", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--user", "-l", default="root", show_default=True, help="User in the guest.")
-@click.option("--identity", "-i", help="Private key file (default: what ssh uses).")
-@click.option(
-    "--relay", "only_relay", is_flag=True, help="Only connect stdin/stdout to its port 22."
-)
-@click.argument("server", type=words.SERVER)
-@click.argument("remote", nargs=-1, type=click.UNPROCESSED)
-def ssh(
-    context: Context,
-    server: str,
-    user: str,
-    identity: str | None,
-    only_relay: bool,
-    remote: tuple[str, ...],
-) -> None:
-    """Log in to a server, or run a command there, through its host.
-
-    No route to the server's network is needed: its host carries the bytes.
-    """
-    from stackctl.compute import access
-
-    endpoint = access.ssh_endpoint(context, server)
-    if only_relay:
-        access.relay(context, endpoint, sys.stdin.fileno(), sys.stdout.fileno())
-        return
-    argv = _ssh_argv(context, endpoint.server, endpoint.address, user, identity)
-    sys.stdout.flush()
-    os.execvp(argv[0], [*argv, *remote])
-
-
-def _ssh_argv(
-    context: Context, server: Server, address: str, user: str, identity: str | None
-) -> list[str]:
-    """ssh with ourselves as its proxy, and with host keys kept per server id: addresses are
-    given again, identities are not."""
-    known = context.cloud.folder / "known_guests"
-    root = str(Path(stackctl.__file__).parent.parent)
-    itself = f"import sys; sys.path.insert(0, {root!r}); from stackctl.cli.main import main; main()"
-    proxy = [sys.executable, "-c", itself, "--cloud", context.cloud.name, "ssh", "--relay"]
-    argv = ["ssh", "-o", f"ProxyCommand={' '.join(map(_quoted, [*proxy, server.id]))}"]
-    argv += ["-o", f"UserKnownHostsFile={known}", "-o", f"HostKeyAlias={server.id}"]
-    argv += ["-o", "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR"]
-    if identity is not None:
-        argv += ["-i", identity, "-o", "IdentitiesOnly=yes"]
-    return [*argv, "-l", user, address]
-
-
-def _quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word).replace("%", "%%")

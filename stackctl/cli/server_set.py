@@ -131,7 +131,8 @@ def meta(
 def reset_state(context: Context, active: bool, servers: tuple[str, ...]) -> None:
     """Say that servers are in ERROR (or ACTIVE) and that nothing goes on with them.
 
-    Only the database says so: the next convergence of their host tells what they really are.
+    Only the database says so: the next convergence of their host (converge HOST) tells what they
+    really are.
     """
     from stackctl.compute import settings
 

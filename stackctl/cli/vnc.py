@@ -30,6 +30,7 @@ HERE = "127.0.0.1"
 @click.option("--once", is_flag=True, help="End when the first viewer has left.")
 @click.option("--relay", "only_relay", is_flag=True, help="Only connect stdin/stdout to it.")
 @click.option("--novnc", is_flag=True, hidden=True, help="What OpenStack's client calls it.")
+@click.option("--serial", is_flag=True, hidden=True, help="That is the command console.")
 @click.argument("server", type=words.SERVER)
 @click.argument("kind", required=False, type=click.Choice(["novnc"]), metavar="")
 def vnc_console(
@@ -38,6 +39,7 @@ def vnc_console(
     once: bool,
     only_relay: bool,
     novnc: bool,
+    serial: bool,
     server: str,
     kind: str | None,
 ) -> None:
@@ -48,6 +50,11 @@ def vnc_console(
     """
     from stackctl.compute import access
 
+    if serial:
+        raise UsageError(
+            "A serial console has no address to look at here: a command sits down at it.",
+            hint=f"stackctl console {server}",
+        )
     if only_relay:
         access.display(context, server, sys.stdin.fileno(), sys.stdout.fileno())
         return

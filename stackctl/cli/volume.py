@@ -106,11 +106,15 @@ def volume_create(
 
 @command("volume-list")
 @lists(LIST)
-def volume_list(context: Context, output: Output) -> None:
+@click.option("--server", default="", type=words.SERVER, help="Only those that this server has.")
+@click.option("--name", default="", help="Only those of this name.")
+@click.option("--status", default="", help="Only those in this state: available, in-use, error ...")
+def volume_list(context: Context, output: Output, server: str, name: str, status: str) -> None:
     """List volumes."""
     from stackctl.volume.service import list_volumes
+    from stackctl.volume.types import VolumeFilter
 
-    output.list(list_volumes(context))
+    output.list(list_volumes(context, VolumeFilter(server, name, status)))
 
 
 @command("volume-show")

@@ -67,13 +67,14 @@ def wait_for_guests(
     if not by_host:
         return
 
-    def wait(host_id: str) -> list[str]:
+    def wait(host_id: str) -> list[tuple[str, str]]:
         return _wait_on_host(context, hosts[host_id], by_host[host_id], what, timeout_s)
 
     with ThreadPoolExecutor(len(by_host)) as pool:
-        late = [message for part in pool.map(wait, sorted(by_host)) for message in part]
+        late = [each for part in pool.map(wait, sorted(by_host)) for each in part]
     if late:
-        raise ResourceFailed(" ".join(late), hint="stackctl console-log SERVER")
+        told = " ".join(message for _, message in late)
+        raise ResourceFailed(told, hint=f"stackctl console-log {late[0][0]}")
 
 
 def ssh_endpoint(context: Context, word: str) -> SshEndpoint:
@@ -179,7 +180,8 @@ def _host_of(host: Row | None, word: str) -> Row:
 
 def _wait_on_host(
     context: Context, host: Row, servers: Sequence[Server], what: str, timeout_s: int
-) -> list[str]:
+) -> list[tuple[str, str]]:
+    """The servers that were late, each with what its host said."""
     late = []
     with read(context.cloud) as reader:
         served = _subnets_with_dhcp(reader)
@@ -201,5 +203,6 @@ def _wait_on_host(
                 seconds = time.monotonic() - started
                 context.watch.trace(SAID[what], host["name"], server.name, seconds)
             except ResourceFailed as error:
-                late.append(f"{server.name} on host {host['name']}: {error.message}")
+                said = f"{server.name} on host {host['name']}: {error.message}"
+                late.append((server.name, said))
     return late

@@ -14,6 +14,7 @@ from stackctl.compute.disks import bury_all
 from stackctl.compute.hardware import display_wanted, hardware_of, wish_of
 from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
+from stackctl.compute.sayings import with_properties, with_tags
 from stackctl.compute.scheduling.policy import policy_of
 from stackctl.compute.scheduling.scheduler import Decision, place
 from stackctl.compute.types import GIB, BootRequest, Nic
@@ -236,7 +237,8 @@ def _guest(writer: Writer, resolved: Resolved, index: int) -> Row:
     user_data = request.user_data
     return {
         "public_keys_json": json.dumps([{"name": n, "key": k} for n, k in resolved.public_keys]),
-        "metadata_json": json.dumps(request.metadata),
+        "metadata_json": json.dumps(with_properties({}, request.metadata)),
+        "tags_json": json.dumps(with_tags((), request.tags)),
         "files_json": json.dumps(files),
         "user_data_sha256": store_blob(writer, user_data) if user_data is not None else None,
         "vendor_data_sha256": store_vendor_data(writer, resolved.vendor_data),

@@ -36,6 +36,19 @@ EXISTING = (*ON_A_HOST, "shelved", "shelved_offloaded")
 KEEPS_MEMORY = ("suspend", "live-migrate")
 """After these a guest goes on with its memory, so with the definition that it ran by."""
 
+WAY_TO_ACTIVE = {
+    "stopped": "start",
+    "paused": "unpause",
+    "suspended": "resume",
+    "rescued": "unrescue",
+    "resized": "resize-confirm",
+    "shelved": "unshelve",
+    "shelved_offloaded": "unshelve",
+    "soft-delete": "restore",
+    "error": "reboot --hard",
+}
+"""The command that makes a server active again."""
+
 COPIED = ("active", "stopped", "paused", "suspended")
 """A server whose disk can become an image."""
 
@@ -135,10 +148,25 @@ def require(server: Row, action: str) -> Transition:
     if server["vm_state"] not in transition.allowed:
         raise Conflict(
             f"Cannot '{action}' instance {server['name']} while it is in vm_state "
-            f"{server['vm_state']}."
+            f"{server['vm_state']}.",
+            hint=_way(server, transition),
         )
     _refuse_old_definition(server, action)
     return transition
+
+
+def _way(server: Row, transition: Transition) -> str:
+    """What to type instead of the action, or before it; nothing when neither makes sense."""
+    if transition.action == "soft-delete":
+        return f"stackctl delete --force {server['name']}"
+    command = WAY_TO_ACTIVE.get(server["vm_state"])
+    if command is None:
+        return ""
+    if transition.action == "start":
+        return f"stackctl {command} {server['name']}"
+    if "active" in transition.allowed:
+        return f"stackctl {command} {server['name']}   (first)"
+    return ""
 
 
 def _refuse_old_definition(server: Row, action: str) -> None:

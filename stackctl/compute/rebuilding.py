@@ -14,12 +14,14 @@ from stackctl.compute.commanding import command
 from stackctl.compute.disks import RESCUE_POSITION, add_disk, disks_of, drop_disk
 from stackctl.compute.hardware import display_wanted
 from stackctl.compute.resolving import keypair_row, refuse_long_user_data, root_disk_gb
+from stackctl.compute.sayings import with_properties
 from stackctl.compute.settings import refuse_taken
 from stackctl.compute.types import GIB, Server
 from stackctl.compute.vendor_data import vendor_data_of
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context
 from stackctl.image.service import usable_image
+from stackctl.image.states import require_active
 from stackctl.names import checked_name
 from stackctl.operation import Done
 from stackctl.state import Reader, Row, Writer
@@ -116,8 +118,7 @@ def _image(context: Context, reader: Reader, server: Row, word: str | None) -> R
             hint=f"stackctl show {server['name']}",
         )
     image = usable_image(context, reader, word or server["image_id"])
-    if image["status"] != "active":
-        raise Conflict(f"Image {image['name']} is not active.")
+    require_active(image)
     if image["disk_format"] in ("aki", "ari"):
         raise Conflict(f"Image {image['name']} is no disk: its format is {image['disk_format']}.")
     return image
@@ -154,8 +155,8 @@ def _said_anew(context: Context, writer: Writer, server: Row, wanted: Rebuild) -
     if wanted.user_data is not None:
         values["user_data_sha256"] = store_blob(writer, wanted.user_data)
     if wanted.properties:
-        properties = {**json.loads(server["metadata_json"]), **wanted.properties}
-        values["metadata_json"] = json.dumps(properties)
+        before = json.loads(server["metadata_json"])
+        values["metadata_json"] = json.dumps(with_properties(before, wanted.properties))
     return values
 
 

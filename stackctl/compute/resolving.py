@@ -11,6 +11,7 @@ from stackctl.compute.vendor_data import vendor_data_of
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity.context import Context, find_own
 from stackctl.image.service import usable_image
+from stackctl.image.states import require_active
 from stackctl.names import checked_name
 from stackctl.network.finding import own_groups, visible_network
 from stackctl.operation import volume_keepers as keeping
@@ -128,8 +129,7 @@ def refuse_long_user_data(user_data: bytes | None) -> None:
 
 def root_disk_gb(image: Row, flavor: Row) -> int:
     """The root disk's size in GB; Nova's words when the flavor is too small for the image."""
-    if image["status"] != "active":
-        raise Conflict(f"Image {image['name']} is not active.")
+    require_active(image)
     if flavor["ram_mb"] < image["min_ram_mb"]:
         raise Conflict(
             f"Flavor's memory is too small for requested image: {flavor['ram_mb']} MB, "

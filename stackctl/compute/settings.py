@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 
 from stackctl.compute import lifecycle
 from stackctl.compute.hardware import wish_of, with_display
+from stackctl.compute.sayings import with_properties, with_tags
 from stackctl.compute.types import Server, ServerChange
 from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import Conflict, HostUnreachable, PartlyDone, UsageError
@@ -18,10 +18,6 @@ from stackctl.operation.resource import change_one
 from stackctl.operation.shelving import OFFLOADED
 from stackctl.state import Reader, Row, Writer, now
 
-MAX_PROPERTIES = 128
-MAX_TAGS = 50
-PROPERTY_LIMIT = 255
-TAG_LIMIT = 60
 REASON_LIMIT = 255
 
 
@@ -61,7 +57,8 @@ def set_server(context: Context, word: str, change: ServerChange) -> Done[Server
     arguments = dataclasses.asdict(change)
     if change == ServerChange():
         raise UsageError("Nothing to change was given.", hint="stackctl server-set --help")
-    _check(change)
+    if change.name is not None:
+        checked_name("server", change.name)
 
     def work(writer: Writer) -> Server:
         server = server_row(context, writer, word)
@@ -138,14 +135,11 @@ def _columns(server: Row, change: ServerChange) -> Row:
     if change.name is not None:
         values["name"] = change.name
     if change.properties:
-        properties = {**json.loads(server["metadata_json"]), **change.properties}
-        kept = {key: value for key, value in properties.items() if value != ""}
-        _refuse_too_many("properties", kept, MAX_PROPERTIES)
-        values["metadata_json"] = json.dumps(kept)
+        before = json.loads(server["metadata_json"])
+        values["metadata_json"] = json.dumps(with_properties(before, change.properties))
     if change.add_tags or change.remove_tags:
-        tags = {*json.loads(server["tags_json"]), *change.add_tags} - {*change.remove_tags}
-        _refuse_too_many("tags", tags, MAX_TAGS)
-        values["tags_json"] = json.dumps(sorted(tags))
+        tags = with_tags(json.loads(server["tags_json"]), change.add_tags, change.remove_tags)
+        values["tags_json"] = json.dumps(tags)
     return values
 
 
@@ -154,26 +148,3 @@ def _display(reader: Reader, server: Row, vnc: bool) -> Row:
     before = json.loads(server["hardware_json"])
     hardware = with_display(before, wish_of(image, server, vnc))
     return {"vnc_asked": int(vnc), "hardware_json": json.dumps(hardware, sort_keys=True)}
-
-
-def _refuse_too_many(noun: str, kept: Mapping[str, str] | set[str], most: int) -> None:
-    if len(kept) > most:
-        raise UsageError(f"A server has at most {most} {noun}; these would be {len(kept)}.")
-
-
-def _check(change: ServerChange) -> None:
-    if change.name is not None:
-        checked_name("server", change.name)
-    for key, value in change.properties.items():
-        _check_text("property", key, PROPERTY_LIMIT)
-        _check_text(f"value of {key}", value, PROPERTY_LIMIT, empty=True)
-    for tag in (*change.add_tags, *change.remove_tags):
-        _check_text("tag", tag, TAG_LIMIT)
-        if "," in tag or "/" in tag:
-            raise UsageError(f"'{tag}' cannot be a tag: no commas and slashes.")
-
-
-def _check_text(what: str, text: str, most: int, *, empty: bool = False) -> None:
-    refuse_control_characters(what, text)
-    if len(text) > most or not (text or empty):
-        raise UsageError(f"A {what} has between 1 and {most} characters.")

@@ -155,7 +155,7 @@ def _insert(
 
 def _give_up(operation: Operation, asked: Asked, error: BaseException) -> None:
     """No image: nothing goes on with the server any more."""
-    why = error.message if isinstance(error, StackctlError) else type(error).__name__
+    why = error.message if isinstance(error, StackctlError) else "it was interrupted"
     with write(operation.context.cloud) as writer:
         _end_task(writer, operation, asked.server)
         words = f"no image {asked.origin.name} was made: {why}"

@@ -72,6 +72,21 @@ class BootRequest:
     hints: tuple[tuple[str, str], ...] = ()
     volume: str | None = None
     vnc: bool | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServerFilter:
+    """Which servers are listed: those of which all that is given here is true. ``name`` is a part
+    of the name; ``status`` is what the list shows, in whatever case; ``host``, ``image`` and
+    ``flavor`` are names, those of hosts and images also ids."""
+
+    name: str = ""
+    status: str = ""
+    host: str = ""
+    image: str = ""
+    flavor: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,11 @@ class Server:
     volumes: tuple[str, ...] = ()
     adopted: str | None = None
     hardware: dict[str, str] = field(default_factory=dict)
+    project_id: str = ""
+    group: str = ""
+    hints: dict[str, Any] = field(default_factory=dict)
+    moving_to: str = ""
+    restorable_until: str | None = None
 
     def networks(self) -> dict[str, list[str]]:
         """Addresses by network name, first NIC first; floating IPs after what they stand for."""

@@ -9,14 +9,18 @@ from dataclasses import replace
 
 from stackctl.compute.hardware import shown
 from stackctl.compute.lifecycle import status
-from stackctl.compute.types import Fault, Server, ServerAddress
+from stackctl.compute.types import Fault, Server, ServerAddress, ServerFilter
 from stackctl.identity.context import Context, find_own
-from stackctl.state import Reader, Row, read
+from stackctl.state import Reader, Row, find, later, read
+
+ALL = ServerFilter()
 
 _SERVERS = """
-SELECT servers.*, ifnull(hosts.name, '') AS host_name, ifnull(images.name, '') AS image_name
+SELECT servers.*, ifnull(hosts.name, '') AS host_name, ifnull(images.name, '') AS image_name,
+       ifnull(server_groups.name, '') AS group_name
 FROM servers LEFT JOIN hosts ON hosts.id = servers.host_id
 LEFT JOIN images ON images.id = servers.image_id
+LEFT JOIN server_groups ON server_groups.id = servers.group_id
 WHERE {} ORDER BY servers.created_at DESC, servers.launch_index DESC, servers.name DESC
 """
 
@@ -46,24 +50,62 @@ FROM servers JOIN volumes ON volumes.server_id = servers.id AND volumes.deleted_
 WHERE {} ORDER BY volumes.device
 """
 
+_MOVES = """
+SELECT migrations.*, source.name AS source, target.name AS target
+FROM servers JOIN migrations ON migrations.server_id = servers.id
+JOIN hosts AS source ON source.id = migrations.source_host_id
+JOIN hosts AS target ON target.id = migrations.target_host_id
+WHERE migrations.status IN ('queued', 'preparing', 'running', 'pre-migrating', 'migrating',
+  'post-migrating', 'reverting') AND {}
+"""
+
 
 def server_row(context: Context, reader: Reader, word: str) -> Row:
     """The asker's live server of this name or id."""
     return find_own(context, reader, "servers", word, noun="server")
 
 
-def list_servers(context: Context) -> list[Server]:
-    """All servers of the asker's project, newest first, as last observed."""
-    where = "servers.project_id = ? AND servers.deleted_at IS NULL"
+def list_servers(context: Context, wanted: ServerFilter = ALL) -> list[Server]:
+    """The servers of the asker's project, newest first, as last observed.
+
+    NotFound when the host of the filter does not exist.
+    """
     with read(context.cloud) as reader:
-        return _servers(reader, where, context.project_id)
+        where, parameters = _conditions(context, reader, wanted)
+        found = _servers(reader, where, *parameters)
+    status_, tags = wanted.status.upper(), {*wanted.tags}
+    return [each for each in found if status_ in ("", each.status) and tags <= {*each.tags}]
+
+
+def _conditions(context: Context, reader: Reader, wanted: ServerFilter) -> tuple[str, list[str]]:
+    conditions: dict[str, str | None] = {
+        "servers.project_id = ?": context.project_id,
+        "servers.deleted_at IS NULL": None,
+    }
+    if wanted.name:
+        conditions["instr(servers.name, ?) > 0"] = wanted.name
+    if wanted.flavor:
+        conditions["servers.flavor_name = ?"] = wanted.flavor
+    if wanted.host:
+        host = find(reader, "hosts", wanted.host, noun="host")
+        conditions["servers.host_id = ?"] = host["id"]
+    if wanted.image:
+        # By name also what was made of images that are gone since.
+        made_of = "servers.image_id IN (SELECT id FROM images WHERE ? IN (name, id))"
+        conditions[made_of] = wanted.image
+    parameters = [value for value in conditions.values() if value is not None]
+    return " AND ".join(conditions), parameters
 
 
 def show_server(context: Context, word: str) -> Server:
-    """One server, as last observed."""
+    """One server, as last observed, with where a move under way brings it and when it is gone."""
     with read(context.cloud) as reader:
         row = server_row(context, reader, word)
-        return servers_by_id(reader, [row["id"]])[0]
+        server = servers_by_id(reader, [row["id"]])[0]
+    if row["soft_deleted_at"] is None:
+        return server
+    interval = context.cloud.config["reclaim_instance_interval"]
+    return replace(server, restorable_until=later(row["soft_deleted_at"], interval))
 
 
 def servers_by_id(reader: Reader, ids: Sequence[str]) -> list[Server]:
@@ -97,11 +139,17 @@ def _servers(reader: Reader, where: str, *parameters: str) -> list[Server]:
     volumes: dict[str, list[str]] = defaultdict(list)
     for row in reader.all(_VOLUMES.format(where), *parameters):
         volumes[row["server_id"]].append(row["volume"])
+    moves = reader.all(_MOVES.format(where), *parameters)
+    heading = {
+        row["server_id"]: row["source" if row["status"] == "reverting" else "target"]
+        for row in moves
+    }
     dead = _interrupted(reader) if any(row["task_state"] for row in rows) else set()
     return [
         replace(
             _server(row, addresses[row["id"]], groups[row["id"]], row["operation_id"] in dead),
             volumes=tuple(volumes[row["id"]]),
+            moving_to=heading.get(row["id"], ""),
         )
         for row in rows
     ]
@@ -149,6 +197,9 @@ def _server(row: Row, addresses: list[ServerAddress], groups: list[str], ownerle
         tags=tuple(json.loads(row["tags_json"])),
         adopted=_adopted(row),
         hardware=shown(json.loads(row["hardware_json"])),
+        project_id=row["project_id"],
+        group=row["group_name"],
+        hints=json.loads(row["hints_json"]),
     )
 
 

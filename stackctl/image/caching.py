@@ -166,7 +166,8 @@ def _names(reader: Reader) -> dict[str, str]:
 def _cached(host: str, names: dict[str, str], item: dict[str, Any]) -> CachedImage:
     return CachedImage(
         host=host,
-        name=names.get(item["sha256"], ""),
+        # Of an image that is gone the host still has a disk, or has not been pruned.
+        name=names.get(item["sha256"]) or f"({item['sha256'][:12]})",
         sha256=item["sha256"],
         size_bytes=item["size_bytes"],
         disks=item["disks"],

@@ -38,6 +38,18 @@ ACTIONS = {
 }
 
 
+_WAY_TO_ACTIVE = {"queued": "image-upload", "deactivated": "image-activate"}
+
+
+def require_active(image: Row) -> None:
+    """Conflict in Nova's words when no server can be made of an image now."""
+    if image["status"] != "active":
+        command = _WAY_TO_ACTIVE.get(image["status"], "image-show")
+        raise Conflict(
+            f"Image {image['name']} is not active.", hint=f"stackctl {command} {image['id']}"
+        )
+
+
 def after(image: Row, action: str) -> str:
     """The status after an action; Conflict when the present one does not allow it."""
     known = ACTIONS[action]

@@ -21,6 +21,21 @@ MAX_TAGS = 128
 PROPERTY_LIMIT = 1024
 
 _PROPERTY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}")
+# What an image has of its own is no property: a guest would be made as if nothing had been said.
+_OPTIONS = {
+    "disk_format": "--disk-format of image-create",
+    "container_format": "--container-format of image-create",
+    "hidden": "--hidden or --unhidden",
+    "min_disk": "--min-disk",
+    "min_ram": "--min-ram",
+    "name": "--name",
+    "os_hidden": "--hidden or --unhidden",
+    "protected": "--protected or --unprotected",
+    "status": "image-activate or image-deactivate",
+    "tags": "--tag",
+    "visibility": "--public, --private, --shared or --community",
+}
+
 _HEX = re.compile(r"[0-9a-f]+")
 
 
@@ -75,8 +90,8 @@ def checked_properties(properties: Mapping[str, str]) -> dict[str, str]:
     for key, value in properties.items():
         if not _PROPERTY.fullmatch(key):
             raise UsageError(f"'{key[:100]}' cannot be the name of a property.")
-        if key == "protected":
-            raise UsageError("'protected' is no property: use --protected or --unprotected.")
+        if key in _OPTIONS:
+            raise UsageError(f"'{key}' is no property: use {_OPTIONS[key]}.")
         if len(value) > PROPERTY_LIMIT:
             raise UsageError(f"Property {key} has more than {PROPERTY_LIMIT} characters.")
         refuse_control_characters(f"property {key}", value)

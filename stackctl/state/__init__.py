@@ -1,6 +1,6 @@
 """The one SQLite file of a cloud."""
 
-from stackctl.state.clock import new_id, now, seconds_since
+from stackctl.state.clock import later, new_id, now, seconds_since
 from stackctl.state.cloud import Cloud, existing_cloud, find_cloud
 from stackctl.state.db import Change, Reader, Row, Writer, create, read, write
 from stackctl.state.lookup import find
@@ -15,6 +15,7 @@ __all__ = [
     "existing_cloud",
     "find",
     "find_cloud",
+    "later",
     "new_id",
     "now",
     "read",

@@ -19,6 +19,13 @@ def seconds_since(stamp: str) -> float:
     return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
 
 
+def later(stamp: str, seconds: float) -> str:
+    """The time so many seconds after a stored one."""
+    then = datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00"))
+    at = then + datetime.timedelta(seconds=seconds)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def new_id() -> str:
     """A random UUID, the form of every id."""
     return str(uuid.uuid4())

@@ -30,7 +30,8 @@ def find(
     if not rows and _ID_START.fullmatch(word):
         rows = reader.all(f"{visible} AND id >= ? AND id < ?", *parameters, word, word + "g")
     if not rows:
-        raise NotFound(f"There is no {noun} '{word}'.", hint=f"stackctl {list_command(noun)}")
+        command = list_command(noun)
+        raise NotFound(f"There is no {noun} '{word}'.", hint=command and f"stackctl {command}")
     if len(rows) > 1:
         ids = some([str(row["id"]) for row in rows])
         raise NotFound(f"More than one {noun} is called '{word}': {ids}. Give the id instead.")
@@ -38,6 +39,7 @@ def find(
 
 
 def list_command(noun: str) -> str:
-    """The command that lists things of this kind."""
+    """The command that lists things of this kind, or "" when none does."""
     names = {"server": "list", "network": "net-list", "floating IP": "floatingip-list"}
+    names |= {"project": ""}
     return names.get(noun, f"{noun.replace(' ', '-')}-list")

@@ -20,11 +20,13 @@ from stackctl.volume.types import (
     NewVolume,
     Volume,
     VolumeChange,
+    VolumeFilter,
     volume_from,
 )
 
 NOUN = "volume"
 DESCRIPTION_MAX = 255
+ALL = VolumeFilter()
 
 _NAME_INDEX = "(project_id, name) WHERE deleted_at IS NULL"
 
@@ -89,10 +91,19 @@ def _by_another(operation: Operation, writer: Writer, volume: Volume, tried: set
     return True
 
 
-def list_volumes(context: Context) -> list[Volume]:
-    """The project's volumes, oldest first."""
+def list_volumes(context: Context, wanted: VolumeFilter = ALL) -> list[Volume]:
+    """The project's volumes, oldest first. NotFound when the filter's server does not exist."""
     with read(context.cloud) as reader:
-        return [volume_from(reader, row) for row in own_rows(context, reader, "volumes")]
+        rows = own_rows(context, reader, "volumes")
+        if wanted.server:
+            server = find_own(context, reader, "servers", wanted.server, noun="server")
+            rows = [row for row in rows if row["server_id"] == server["id"]]
+        found = [volume_from(reader, row) for row in rows]
+    return [
+        each
+        for each in found
+        if wanted.name in ("", each.name) and wanted.status in ("", each.status)
+    ]
 
 
 def show_volume(context: Context, word: str) -> Volume:

@@ -34,6 +34,15 @@ class NewVolume:
 
 
 @dataclass(frozen=True)
+class VolumeFilter:
+    """Which volumes are listed: those of which all that is given here is true."""
+
+    server: str = ""
+    name: str = ""
+    status: str = ""
+
+
+@dataclass(frozen=True)
 class VolumeChange:
     """What shall be different; None leaves it as it is."""
 

@@ -46,6 +46,12 @@ def refused(fleet: Fleet, *argv: str) -> None:
     assert HOST in text and any(words in text for words in WORDS), text
 
 
+def stays(fleet: Fleet, *, status: str, host: str | None) -> None:
+    """The only server is in this state on this host (None: on none)."""
+    (row,) = fleet.servers().values()
+    assert (row["Status"], row["Host"] or None) == (status, host)
+
+
 def root_hash(fleet: Fleet) -> str:
     """The hash of the root disk that the only server has now."""
     (disk,) = fleet.rows(
@@ -137,3 +143,46 @@ def test_a_volume_without_room_is_an_error_that_can_be_deleted(fleet: Fleet) -> 
             )
         fleet.run("volume-delete", "--yes", "full")
     fleet.check_at_rest()
+
+
+def test_a_live_migration_to_a_full_disk_leaves_the_guest_where_it_runs(fleet: Fleet) -> None:
+    fleet.boot("vm", "--host", "host1")
+    with small_disk(fleet, f"{DATA}/disks"):
+        with filled(fleet, f"{DATA}/disks"):
+            refused(fleet, "live-migrate", "vm", HOST)
+            stays(fleet, status="ACTIVE", host="host1")
+        fleet.check()
+        fleet.run("live-migrate", "vm", HOST)
+        stays(fleet, status="ACTIVE", host=HOST)
+        fleet.delete_all()
+        fleet.check_at_rest()
+
+
+def test_an_unshelve_to_a_full_disk_leaves_the_server_shelved(fleet: Fleet) -> None:
+    fleet.boot("vm")
+    fleet.run("shelve", "vm")
+    with small_disk(fleet, f"{DATA}/disks"):
+        with filled(fleet, f"{DATA}/disks"):
+            refused(fleet, "unshelve", "vm", "--host", HOST)
+            stays(fleet, status="SHELVED_OFFLOADED", host=None)
+        fleet.check()
+        fleet.run("unshelve", "vm", "--host", HOST)
+        stays(fleet, status="ACTIVE", host=HOST)
+        fleet.delete_all()
+        fleet.check_at_rest()
+
+
+@pytest.mark.slow
+def test_an_evacuation_to_a_full_disk_is_an_error_until_there_is_room(fleet: Fleet) -> None:
+    fleet.boot("vm", "--host", "host1")
+    fleet.kill_host("host1")
+    with small_disk(fleet, f"{DATA}/disks"):
+        with filled(fleet, f"{DATA}/disks"):
+            refused(fleet, "evacuate", "--yes", "--fence", "vm", "--host", HOST)
+            stays(fleet, status="ERROR", host=HOST)
+        fleet.run("rebuild", "--yes", "vm")
+        stays(fleet, status="ACTIVE", host=HOST)
+        fleet.start_host("host1")
+        fleet.run("host-return", "host1")
+        fleet.delete_all()
+        fleet.check_at_rest()

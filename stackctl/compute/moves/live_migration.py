@@ -403,4 +403,4 @@ def _address(host: Row) -> str:
 def _words(error: BaseException) -> str:
     if isinstance(error, StackctlError):
         return error.message
-    return f"It was interrupted ({type(error).__name__})."
+    return "It was interrupted."
