@@ -14,7 +14,7 @@ from stackctl.errors import UsageError
 
 if TYPE_CHECKING:
     from stackctl.identity.context import Context
-    from stackctl.network.service import NewSubport, Subport, Trunk
+    from stackctl.network.service import NewSubport, Trunk
 
 
 def _subports(trunk: Trunk) -> list[dict[str, Any]]:
@@ -28,12 +28,8 @@ def _subports(trunk: Trunk) -> list[dict[str, Any]]:
     ]
 
 
-def _subports_text(trunk: Trunk) -> str:
-    return "\n".join(f"{each.segmentation_id}: {_named(each)}" for each in trunk.subports)
-
-
-def _named(subport: Subport) -> str:
-    return f"{subport.name or subport.port_id} in {subport.network_name}"
+def _lines(subports: list[dict[str, Any]]) -> str:
+    return "\n".join(f"{each['segmentation-id']}: {each['port']}" for each in subports)
 
 
 LIST = (
@@ -42,7 +38,7 @@ LIST = (
     Column("Parent Port", lambda trunk: trunk.port_name or trunk.port_id),
     Column("Server", "server_name"),
     Column("Status", "status"),
-    Column("Subports", _subports, text=_subports_text),
+    Column("Subports", _subports, text=_lines),
     Column("Description", "description", extra=True),
     Column("Admin State", lambda trunk: "UP" if trunk.admin_up else "DOWN", extra=True),
     Column("Parent Port ID", "port_id", extra=True),
