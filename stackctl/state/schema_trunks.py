@@ -18,11 +18,11 @@ CREATE UNIQUE INDEX trunks_name ON trunks(project_id, name) WHERE deleted_at IS 
 CREATE UNIQUE INDEX trunks_parent ON trunks(port_id) WHERE deleted_at IS NULL;
 
 CREATE TABLE trunk_subports (
+  port_id TEXT PRIMARY KEY REFERENCES ports(id),
   trunk_id TEXT NOT NULL REFERENCES trunks(id),
-  port_id TEXT NOT NULL UNIQUE REFERENCES ports(id),
   segmentation_id INTEGER NOT NULL CHECK (segmentation_id BETWEEN 1 AND 4094),
-  PRIMARY KEY (trunk_id, segmentation_id)
-) STRICT, WITHOUT ROWID;
+  UNIQUE (trunk_id, segmentation_id)
+) STRICT;
 
 -- What a server or router sends by: its own ports, and those that these carry as VLANs.
 CREATE VIEW device_ports AS

@@ -194,6 +194,7 @@ def test_subports_come_and_go_with_the_server(town):
     trunk(town, ("red", 101))
     boot(town)
     assert bound(town, "parent") == bound(town, "red") == ["h1"]
+    assert town.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
     shown = show_trunk(town.context, "up")
     assert (shown.status, shown.server_name) == ("ACTIVE", "vm")
     with pytest.raises(Conflict, match="Trunk up is currently in use: server vm"):
