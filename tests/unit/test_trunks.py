@@ -11,9 +11,9 @@ from agent.resources.topology import Topology
 from agent.spec import HostSpec, Subport, Trunk, from_plain, to_plain
 from stackctl.compute import service
 from stackctl.compute.interfaces import attach_interface, detach_interface
-from stackctl.compute.reachability import load_world
-from stackctl.compute.topology import topology as drawn
-from stackctl.compute.trace_map import Cloudmap
+from stackctl.compute.seeing.reachability import load_world
+from stackctl.compute.seeing.topology import topology as drawn
+from stackctl.compute.seeing.trace_map import Cloudmap
 from stackctl.compute.types import Nic
 from stackctl.errors import Conflict, NoCapacity, NotFound, UsageError
 from stackctl.hostspec import build_spec, load_snapshot
