@@ -214,7 +214,7 @@ class Members:
 
 @dataclass(frozen=True)
 class Port:
-    """A server's port on this host.
+    """A server's port on this host: a NIC of its own, or a subport of a trunk.
 
     ``role`` is active, or incoming/outgoing while its server moves. ``gives_default_route`` and
     ``gives_name_server`` say which of a server's ports carry these DHCP options: one each.
@@ -240,6 +240,24 @@ class Port:
     allowed_pairs: tuple[AddressPair, ...] = ()
     dhcp_options: tuple[DhcpOption, ...] = ()
     limit: BandwidthLimit = BandwidthLimit()
+
+
+@dataclass(frozen=True)
+class Subport:
+    """A port that its server sees as a VLAN of another one: ``vlan`` is the tag there."""
+
+    port_id: str
+    vlan: int
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A port of a server (``port_id``, its parent) that carries others beside its own traffic."""
+
+    id: str
+    version: int
+    port_id: str
+    subports: tuple[Subport, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -446,3 +464,4 @@ class HostSpec:
     members: tuple[Members, ...] = ()
     volumes: tuple[Volume, ...] = ()
     backends: tuple[Backend, ...] = ()
+    trunks: tuple[Trunk, ...] = ()

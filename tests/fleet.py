@@ -70,6 +70,8 @@ print(json.dumps({
     "taps": sorted(devices),
     "ports": sorted(words("ovs-vsctl", "--timeout=10", "list-ports", "br-int"))
         if "br-int" in words("ovs-vsctl", "--timeout=10", "list-br") else [],
+    "trunk_bridges": sorted(n for n in words("ovs-vsctl", "--timeout=10", "list-br")
+        if n.startswith("tbr-")),
     # An adopted domain keeps its name: its id tells whose it is.
     "domains": sorted("sc-" + id for id in words("virsh", "-q", "list", "--all", "--uuid")),
     "guests": guests,
@@ -304,6 +306,13 @@ class Fleet:
         ends = [port for port in bound if port["device_owner"].startswith("network:router")]
         ports = [port for port in bound if port not in ends]
         routers = {port["device_id"] for port in ends}
+        subports = {port["id"] for port in ports if port["device_owner"] == "trunk:subport"}
+        trunks = [
+            trunk
+            for trunk in self.rows("SELECT id, port_id FROM trunks WHERE deleted_at IS NULL")
+            if trunk["port_id"] in {port["id"] for port in ports}
+        ]
+        parents = {trunk["port_id"] for trunk in trunks}
         zones = self.rows(
             "SELECT local_vlan, network_id FROM host_networks "
             "WHERE host_id = ? AND released_serial IS NULL",
@@ -338,7 +347,12 @@ class Fleet:
         error = self.rows("SELECT id FROM servers WHERE vm_state = 'error' AND deleted_at IS NULL")
         lame = {server["id"] for server in error}
         return {
-            "taps": sorted(f"tap{port['id'][:11]}" for port in ports),
+            "taps": sorted(f"tap{p['id'][:11]}" for p in ports if p["id"] not in subports),
+            "trunk_bridges": sorted(f"tbr-{trunk['id'][:11]}" for trunk in trunks),
+            "legs": sorted(
+                [f"tpi-{id_[:11]}" for id_ in parents] + [f"spi-{id_[:11]}" for id_ in subports]
+            ),
+            "parents": sorted(f"tap{id_[:11]}" for id_ in parents),
             "dhcp_taps": sorted(f"tap{subnet['port_id'][:11]}" for subnet in subnets),
             "domains": sorted(f"sc-{id_}" for id_ in whole),
             "guests": sum(runs(server) for server in servers),
@@ -440,8 +454,14 @@ def differences(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     guest_taps = set(seen["taps"]) - set(wanted["dhcp_taps"])
     if guest_taps != set(wanted["taps"]):
         problems.append(_difference("taps", guest_taps, wanted["taps"]))
-    ports = {name for name in seen["ports"] if name.startswith(("tap", "qr-", "qg-"))}
+    begin = ("tap", "qr-", "qg-", "spi-", "tpi-")
+    ports = {name for name in seen["ports"] if name.startswith(begin)}
     wanted_ports = {*wanted["taps"], *wanted["dhcp_taps"], *wanted["router_ports"]}
+    # A trunk's parent is in the trunk's bridge, which leads to br-int by patches.
+    wanted_ports = wanted_ports - set(wanted["parents"]) | set(wanted["legs"])
+    if seen["trunk_bridges"] != wanted["trunk_bridges"]:
+        seen_bridges, bridges = seen["trunk_bridges"], wanted["trunk_bridges"]
+        problems.append(_difference("bridges of trunks", seen_bridges, bridges))
     if ports != wanted_ports:
         problems.append(_difference("switch ports", ports, wanted_ports))
     if not wanted["guests"] <= seen["guests"] <= wanted["guests"] + len(broken):

@@ -1,4 +1,4 @@
-"""Bridges: br-int, br-tun, and one for each physical network, joined by patch ports.
+"""Bridges: br-int, br-tun, one for each physical network and each trunk, joined by patch ports.
 
 br-int and br-tun are stackctl's own and fail secure: without flows they carry nothing. A bridge
 to a physical network is made here unless the operator has one of that name already; an
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Optional
 
-from agent.resources import flow_tables, switch, texts, topology
+from agent.resources import flow_tables, patches, switch, texts, topology, trunk
 from agent.resources.base import Host, Step
-from agent.spec import BridgeMapping, HostSpec
+from agent.resources.patches import Pair
+from agent.spec import BridgeMapping, HostSpec, Trunk
 from agent.system import links, ovs
 
 DATAPATHS = ("auto", "system", "netdev")
@@ -27,15 +28,16 @@ class Bridges:
     name = "bridge"
 
     def removals(self, host: Host, spec: HostSpec) -> Iterable[Step]:
-        """Bridges and patch ports of mappings that were withdrawn."""
+        """Bridges and patch ports of mappings that were withdrawn, and of trunks that left."""
         found = switch.look(host)
         mapped = {mapping.bridge for mapping in spec.settings.bridge_mappings}
         if spec.settings.tunnel_address is not None:
             mapped.add(topology.TUNNEL)
+        mapped |= {topology.trunk_bridge(trunk.id) for trunk in spec.trunks}
         for bridge in sorted(_bridges_in_use(host, spec, found)):
             if bridge not in mapped:
                 apply = partial(_remove, host, spec, bridge)
-                yield Step(self.name, bridge, "removed", why="no longer mapped", apply=apply)
+                yield Step(self.name, bridge, "removed", why="no longer needed", apply=apply)
 
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Bridges to make, NICs to plug in, patch ports to connect."""
@@ -44,6 +46,8 @@ class Bridges:
             yield self._tunnel(host, spec)
         for mapping in spec.settings.bridge_mappings:
             yield self._mapped(host, spec, mapping)
+        for each in spec.trunks:
+            yield self._trunk(host, spec, each)
 
     def _integration(self, host: Host, spec: HostSpec) -> Step:
         bridge = topology.INTEGRATION
@@ -59,7 +63,7 @@ class Bridges:
         if problem:
             return switch.failed(self.name, bridge, 0, problem)
         differences = _own_differences(spec, found, bridge)
-        differences += _patch_differences(spec, found, _tunnel_pair())
+        differences += patches.differences(spec, found, _tunnel_pair())
         return self._step(host, bridge, differences, partial(_make_tunnel, host, spec))
 
     def _mapped(self, host: Host, spec: HostSpec, mapping: BridgeMapping) -> Step:
@@ -70,6 +74,15 @@ class Bridges:
         differences = _mapping_differences(spec, found, mapping)
         apply = partial(_make_mapped, host, spec, mapping)
         return self._step(host, mapping.bridge, differences, apply)
+
+    def _trunk(self, host: Host, spec: HostSpec, wanted: Trunk) -> Step:
+        bridge, found = topology.trunk_bridge(wanted.id), switch.look(host)
+        problem = topology.trunk_problem(wanted) or _own_problem(spec, found, bridge)
+        if problem:
+            return switch.failed(self.name, bridge, 0, problem)
+        differences = _own_differences(spec, found, bridge)
+        differences += trunk.differences(spec, found, wanted)
+        return self._step(host, bridge, differences, partial(_make_trunk, host, spec, wanted))
 
     def _step(self, host: Host, bridge: str, differences: list[str], apply: partial[None]) -> Step:
         if not differences:
@@ -93,6 +106,7 @@ def own_bridges(spec: HostSpec, found: ovs.Switch) -> frozenset[str]:
 def _bridges_in_use(host: Host, spec: HostSpec, found: ovs.Switch) -> set[str]:
     """Bridges beside br-int that carry our mark, our patch port, or unfinished work."""
     names = set(own_bridges(spec, found)) - {topology.INTEGRATION}
+    names |= trunk.patched(spec, found).keys()
     for port in found.ports.values():
         if port.name == topology.outer_patch(port.bridge) and switch.is_ours(
             port.external_ids, spec
@@ -135,37 +149,18 @@ def _own_differences(spec: HostSpec, found: ovs.Switch, name: str) -> list[str]:
     return differences
 
 
-def _tunnel_pair() -> tuple[tuple[str, str], tuple[str, str]]:
+def _tunnel_pair() -> Pair:
     return (
         (topology.INTEGRATION, topology.PATCH_TO_TUNNEL),
         (topology.TUNNEL, topology.PATCH_TO_INTEGRATION),
     )
 
 
-def _mapped_pair(bridge: str) -> tuple[tuple[str, str], tuple[str, str]]:
+def _mapped_pair(bridge: str) -> Pair:
     return (
         (topology.INTEGRATION, topology.inner_patch(bridge)),
         (bridge, topology.outer_patch(bridge)),
     )
-
-
-def _patch_differences(
-    spec: HostSpec, found: ovs.Switch, pair: tuple[tuple[str, str], tuple[str, str]]
-) -> list[str]:
-    differences = []
-    for (bridge, name), (_, peer) in (pair, pair[::-1]):
-        port = found.ports.get(name)
-        if port is None or port.bridge != bridge:
-            differences.append(f"there is no patch port {name} in {bridge}")
-        elif port.interfaces[0].type != "patch":
-            differences.append(f"{name} is of type {port.interfaces[0].type!r}, should be patch")
-        elif port.interfaces[0].options.get("peer") != peer:
-            differences.append(f"{name} is not connected to {peer}")
-        elif not switch.is_ours(port.external_ids, spec):
-            differences.append(f"{name} has lost its mark")
-        elif port.tag is not None or port.trunks or port.vlan_mode:
-            differences.append(f"{name} has VLAN settings, should be a plain trunk")
-    return differences
 
 
 def _mapping_problem(spec: HostSpec, found: ovs.Switch, mapping: BridgeMapping) -> str:
@@ -232,7 +227,7 @@ def _mapping_differences(spec: HostSpec, found: ovs.Switch, mapping: BridgeMappi
         link = links.look(mapping.nic)
         if link is not None and not link.up:
             differences.append(f"{mapping.nic} is down")
-    return differences + _patch_differences(spec, found, _mapped_pair(mapping.bridge))
+    return differences + patches.differences(spec, found, _mapped_pair(mapping.bridge))
 
 
 def _stray(spec: HostSpec, found: ovs.Switch, mapping: BridgeMapping) -> list[str]:
@@ -262,17 +257,6 @@ def _own_commands(spec: HostSpec, found: ovs.Switch, name: str) -> list[Command]
     return [["--may-exist", "add-br", name], ["set", "Bridge", name, *settings]]
 
 
-def _patch_commands(spec: HostSpec, bridge: str, name: str, peer: str) -> list[Command]:
-    """One end of a pair, made again if something else has its name."""
-    options = ["type=patch", ovs.pair("options", "peer", peer)]
-    return [
-        ["--if-exists", "del-port", name],
-        ["add-port", bridge, name],
-        ["set", "Port", name, switch.mark(spec)],
-        ["set", "Interface", name, *options],
-    ]
-
-
 def _make(host: Host, spec: HostSpec, bridge: str) -> None:
     switch.change(host, _own_commands(spec, switch.look(host), bridge))
 
@@ -280,10 +264,16 @@ def _make(host: Host, spec: HostSpec, bridge: str) -> None:
 def _make_tunnel(host: Host, spec: HostSpec) -> None:
     found, pair = switch.look(host), _tunnel_pair()
     commands = _own_commands(spec, found, topology.TUNNEL)
-    if _patch_differences(spec, found, pair):
+    if patches.differences(spec, found, pair):
         for (bridge, name), (_, peer) in (pair, pair[::-1]):
-            commands += _patch_commands(spec, bridge, name, peer)
+            commands += patches.commands(spec, bridge, name, peer)
     switch.change(host, commands)
+
+
+def _make_trunk(host: Host, spec: HostSpec, wanted: Trunk) -> None:
+    found = switch.look(host)
+    commands = _own_commands(spec, found, topology.trunk_bridge(wanted.id))
+    switch.change(host, commands + trunk.commands(spec, found, wanted))
 
 
 def _make_mapped(host: Host, spec: HostSpec, mapping: BridgeMapping) -> None:
@@ -299,15 +289,15 @@ def _make_mapped(host: Host, spec: HostSpec, mapping: BridgeMapping) -> None:
         ]
         switch.change(host, commands)
         links.set_up(mapping.nic)
-    if _patch_differences(spec, found, _mapped_pair(mapping.bridge)):
+    if patches.differences(spec, found, _mapped_pair(mapping.bridge)):
         _connect(host, spec, mapping.bridge)
 
 
 def _connect(host: Host, spec: HostSpec, bridge: str) -> None:
     """Join a bridge to br-int; the flow that keeps local VLANs off the wire comes first."""
     (inside, inner), (_, outer) = _mapped_pair(bridge)
-    commands = _patch_commands(spec, inside, inner, _UNCONNECTED)
-    switch.change(host, commands + _patch_commands(spec, bridge, outer, _UNCONNECTED))
+    commands = patches.commands(spec, inside, inner, _UNCONNECTED)
+    switch.change(host, commands + patches.commands(spec, bridge, outer, _UNCONNECTED))
     ofport = switch.look(host).ofports().get(outer)
     if ofport is not None:
         cookie = flow_tables.cookie_of(spec.cloud_id)
@@ -337,5 +327,7 @@ def _removal_commands(spec: HostSpec, found: ovs.Switch, bridge: str) -> Iterato
     for _, name in pair:
         if name in found.ports and switch.is_ours(found.ports[name].external_ids, spec):
             yield ["--if-exists", "del-port", name]
+    for name in trunk.patched(spec, found).get(bridge, ()):
+        yield ["--if-exists", "del-port", name]
     if bridge in own_bridges(spec, found):
         yield ["--if-exists", "del-br", bridge]

@@ -125,11 +125,15 @@ def network_data(spec: HostSpec, server: Server) -> dict[str, Any]:
     """OpenStack's network_data.json: the NICs in order, addressed by DHCP where there is one."""
     networks = {network.id: network for network in spec.networks}
     ports = ports_of(spec, server)
+    vlans = list(_vlans(spec, ports))
+    links = [_link(port, networks.get(port.network_id)) for port in ports]
+    links += [_vlan_link(parent, port, vlan) for parent, port, vlan in vlans]
+    ports += [port for _, port, _ in vlans]
     entries = [entry for port in ports for entry in _addresses(port, networks.get(port.network_id))]
     # What the guest must know by itself; DHCP and router advertisements tell the rest.
     services = [service for entry in entries for service in entry.get("services", ())]
     return {
-        "links": [_link(port, networks.get(port.network_id)) for port in ports],
+        "links": links,
         "networks": [{"id": f"network{index}", **entry} for index, entry in enumerate(entries)],
         "services": [each for at, each in enumerate(services) if each not in services[:at]],
     }
@@ -189,6 +193,17 @@ def ports_of(spec: HostSpec, server: Server) -> list[Port]:
     return [ports[port_id] for port_id in server.ports if port_id in ports]
 
 
+def _vlans(spec: HostSpec, ports: list[Port]) -> Iterator[tuple[Port, Port, int]]:
+    """Parent, subport and tag of everything that these ports are trunks of."""
+    known = {port.id: port for port in spec.ports}
+    trunks = {trunk.port_id: trunk for trunk in spec.trunks}
+    for parent in ports:
+        trunk = trunks.get(parent.id)
+        for subport in trunk.subports if trunk is not None else ():
+            if subport.port_id in known:
+                yield parent, known[subport.port_id], subport.vlan
+
+
 def tap_name(port_id: str) -> str:
     """The tap device of a port."""
     return f"tap{layout.checked(port_id)[:11]}"
@@ -201,6 +216,17 @@ def _link(port: Port, network: Any) -> dict[str, Any]:
         "type": "ovs",
         "mtu": network.mtu if network is not None else None,
         "ethernet_mac_address": port.mac,
+    }
+
+
+def _vlan_link(parent: Port, port: Port, vlan: int) -> dict[str, Any]:
+    return {
+        "id": tap_name(port.id),
+        "vif_id": port.id,
+        "type": "vlan",
+        "vlan_link": tap_name(parent.id),
+        "vlan_id": vlan,
+        "vlan_mac_address": port.mac,
     }
 
 

@@ -137,7 +137,7 @@ class Plan:
         return self.ofports.get(topology.inner_patch(mapping.bridge)) if mapping else None
 
     def _add_port(self, net: Optional[Net], port: Port) -> None:
-        ofport = self.ofports.get(topology.tap_name(port.id))
+        ofport = self.ofports.get(self.topology.device(port))
         if net is None or ofport is None or self.topology.port_problem(port):
             return
         if port.admin_up:

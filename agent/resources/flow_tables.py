@@ -1,4 +1,4 @@
-"""Compile a spec into flow tables for br-int, br-tun and the physical bridges. Pure.
+"""Compile a spec into flow tables for br-int, br-tun, physical bridges and trunks. Pure.
 
 Every table ends in a drop: a port without flows carries nothing. What the tables of br-int do,
 in the order in which a packet meets them (``flow_plan`` has their numbers):
@@ -25,6 +25,7 @@ from agent.resources.flow_physical import compile_physical, outer_drop
 from agent.resources.flow_plan import MAX_METER, Plan, cookie_of, learned_cookie_of, limits
 from agent.resources.flow_rules import compile_rules
 from agent.resources.flow_text import Flow
+from agent.resources.flow_trunk import compile_trunk
 from agent.resources.flow_tunnel import compile_tunnel
 
 __all__ = [
@@ -49,6 +50,9 @@ def compile_flows(plan: Plan) -> dict[str, list[Flow]]:
         tables.setdefault(mapping.bridge, []).extend(compile_physical(plan, mapping))
     if plan.spec.settings.tunnel_address is not None:
         tables[topology.TUNNEL] = list(compile_tunnel(plan))
+    for trunk in plan.spec.trunks:
+        if not topology.trunk_problem(trunk):
+            tables[topology.trunk_bridge(trunk.id)] = list(compile_trunk(plan, trunk))
     tables[topology.INTEGRATION] = list(_integration(plan))
     return tables
 

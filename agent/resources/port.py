@@ -3,6 +3,8 @@ and for each end of a router.
 
 The tap is there before the server starts and outlives its restarts. Everything that differs is
 changed in one OVS transaction. A port that is down keeps its tap, in a VLAN that leads nowhere.
+In a trunk, its parent's tap is in the trunk's bridge; a subport is the patch from there, which
+comes with the bridge and gets its port's marks here.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ KIND = Ports()
 def _all_plugs(known: Topology) -> Iterator[tuple[Plug, str]]:
     for port in known.spec.ports:
         network = known.networks.get(port.network_id)
-        yield topology.guest_plug(port, network), known.port_problem(port)
+        plug = topology.guest_plug(port, network, known.legs.get(port.id))
+        yield plug, known.port_problem(port)
     for server in known.servers:
         yield topology.dhcp_plug(server), known.dhcp_problem(server)
     for end in known.router_ends:
@@ -103,8 +106,9 @@ def _foreign(
     devices: Mapping[str, links.Link],
 ) -> str:
     """Why the name of a device cannot be used: somebody else has it."""
-    if ("bridge", topology.INTEGRATION) in host.failed:
-        return f"{topology.INTEGRATION} is not usable"
+    for bridge in filter(None, (topology.INTEGRATION, plug.trunk)):
+        if ("bridge", bridge) in host.failed:
+            return f"{bridge} is not usable"
     port = found.ports.get(plug.device)
     if port is not None and not switch.is_ours(port.external_ids, spec):
         return f"a port {plug.device} that stackctl did not make is in bridge {port.bridge}"
@@ -135,7 +139,7 @@ def _difference(
     if plug.internal:
         lost = port is not None and _is_lost(plug, devices)
         return f"{plug.device} has vanished" if lost else _port_difference(spec, plug, port)
-    link_difference = _link_difference(plug, devices.get(plug.device))
+    link_difference = "" if plug.patch else _link_difference(plug, devices.get(plug.device))
     return link_difference or _port_difference(spec, plug, port)
 
 
@@ -170,15 +174,15 @@ def _link_difference(plug: Plug, link: Optional[links.Link]) -> str:
 
 def _port_difference(spec: HostSpec, plug: Plug, port: Optional[ovs.Port]) -> str:
     if port is None:
-        return f"{plug.device} is not in {topology.INTEGRATION}"
-    if port.bridge != topology.INTEGRATION:
-        return f"{plug.device} is in {port.bridge}, should be in {topology.INTEGRATION}"
+        return f"{plug.device} is not in {plug.bridge}"
+    if port.bridge != plug.bridge:
+        return f"{plug.device} is in {port.bridge}, should be in {plug.bridge}"
     if port.tag != plug.tag:
-        return f"tag of {plug.device} is {port.tag}, should be {plug.tag}"
+        return f"tag of {plug.device} is {port.tag or 'none'}, should be {plug.tag or 'none'}"
     if port.trunks or port.vlan_mode:
         return f"{plug.device} has trunk settings, should be an access port"
     interface = port.interfaces[0]
-    if (interface.type == "internal") != plug.internal:
+    if _type(interface) != ("internal" if plug.internal else "patch" if plug.patch else ""):
         return f"{plug.device} has the interface type {interface.type!r}"
     for key, value in _external_ids(spec, plug).items():
         if interface.external_ids.get(key) != value:
@@ -186,6 +190,11 @@ def _port_difference(spec: HostSpec, plug: Plug, port: Optional[ovs.Port]) -> st
     if interface.ofport is None:
         return f"{plug.device} has no OpenFlow number: {interface.error or 'not opened'}"
     return ""
+
+
+def _type(interface: ovs.Interface) -> str:
+    """What the switch makes by itself; empty: it opens a device that is there."""
+    return interface.type if interface.type in ("internal", "patch") else ""
 
 
 def _leftovers(host: Host, spec: HostSpec, wanted: set[str]) -> dict[str, str]:
@@ -212,12 +221,16 @@ def _leftovers(host: Host, spec: HostSpec, wanted: set[str]) -> dict[str, str]:
 def _make(host: Host, spec: HostSpec, strays: Mapping[str, Stray], plugs: Sequence[Plug]) -> None:
     moved = {plug.device: strays[plug.device] for plug in plugs if plug.device in strays}
     _unplug(host, [name for ours, their in moved.items() for name in (ours, their.device)])
-    _make_taps(host, spec, moved, [plug for plug in plugs if not plug.internal])
+    _make_taps(host, spec, moved, [plug for plug in plugs if not plug.internal and not plug.patch])
     switch.devices_changed(host, [plug.device for plug in plugs])
     switch.devices_changed(host, [their.device for their in moved.values()])
     found, devices = switch.look(host), switch.devices(host)
     # The switch notices a change of device only when the old port was gone for a moment.
-    stale = [p.device for p in plugs if _needs_replacing(p, found.ports.get(p.device), devices)]
+    stale = [
+        plug.device
+        for plug in plugs
+        if not plug.patch and _needs_replacing(plug, found.ports.get(plug.device), devices)
+    ]
     if stale:
         switch.change(host, [["--if-exists", "del-port", device] for device in stale])
     commands: list[list[str]] = []
@@ -238,7 +251,7 @@ def _needs_replacing(
 ) -> bool:
     if port is None:
         return False
-    if port.bridge != topology.INTEGRATION or port.interfaces[0].ofport is None:
+    if port.bridge != plug.bridge or port.interfaces[0].ofport is None:
         return True
     return plug.internal and _is_lost(plug, devices)
 
@@ -269,11 +282,14 @@ def _take_over(device: str, their: Stray) -> None:
 def _commands(spec: HostSpec, plug: Plug) -> list[list[str]]:
     name = plug.device
     ids = [ovs.pair("external_ids", k, v) for k, v in _external_ids(spec, plug).items()]
+    if plug.patch:
+        return [["set", "Interface", name, *ids]]
     kind = "internal" if plug.internal else '""'
+    tag = [] if plug.tag is None else [f"tag={plug.tag}"]
     commands = [
-        ["--may-exist", "add-port", topology.INTEGRATION, name],
-        ["clear", "Port", name, "trunks", "vlan_mode"],
-        ["set", "Port", name, f"tag={plug.tag}", switch.mark(spec)],
+        ["--may-exist", "add-port", plug.bridge, name],
+        ["clear", "Port", name, "tag", "trunks", "vlan_mode"],
+        ["set", "Port", name, *tag, switch.mark(spec)],
         ["set", "Interface", name, f"type={kind}", *ids],
     ]
     if plug.internal:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Union
 
 from agent.resources import texts
-from agent.spec import BridgeMapping, HostSpec, Network, Port, Router, RouterPort, Subnet
+from agent.spec import BridgeMapping, HostSpec, Network, Port, Router, RouterPort, Subnet, Trunk
 
 INTEGRATION = "br-int"
 TUNNEL = "br-tun"
 MARK = "stackctl-cloud"
 """The key in OVS external_ids that says which cloud an object belongs to."""
+
+TRUNK_MARK = "stackctl-trunk"
+"""The key that says of a patch port to which trunk's bridge it belongs."""
 
 TUNNEL_TYPES = ("vxlan", "gre")
 PHYSICAL_TYPES = ("vlan", "flat")
@@ -49,7 +52,8 @@ class Plug:
     """What plugs into br-int: a server's tap, or the internal port of a DHCP server or router.
 
     ``tag`` is the local VLAN, or DEAD_VLAN while the port or its network is down; ``netns`` the
-    namespace in which an internal port ends up.
+    namespace in which an internal port ends up. ``trunk`` is the bridge of its trunk: the tap of
+    the trunk's parent plugs in there, a subport is no device but the patch from there (``patch``).
     """
 
     id: str
@@ -57,10 +61,17 @@ class Plug:
     device: str
     mac: str
     mtu: int
-    tag: int
+    tag: Optional[int]
     internal: bool
     server_id: str = ""
     netns: str = ""
+    trunk: str = ""
+    patch: bool = False
+
+    @property
+    def bridge(self) -> str:
+        """The bridge that it plugs into."""
+        return self.trunk if self.trunk and not self.patch else INTEGRATION
 
     @property
     def dead(self) -> bool:
@@ -131,6 +142,26 @@ class RouterEnd:
         return router_netns(self.router.id)
 
 
+@dataclass(frozen=True)
+class Leg:
+    """A port of a trunk: patched through from the trunk's bridge, where it has the tag ``vlan``
+    (0: none, it is the parent's), to br-int, where it is a port like any other."""
+
+    bridge: str
+    port_id: str
+    vlan: int
+
+    @property
+    def inner(self) -> str:
+        """Its end in br-int."""
+        return ("spi-" if self.vlan else "tpi-") + self.port_id[:11]
+
+    @property
+    def outer(self) -> str:
+        """Its end in the bridge of the trunk."""
+        return ("spt-" if self.vlan else "tpt-") + self.port_id[:11]
+
+
 def dhcp_netns(subnet_id: str) -> str:
     """The namespace of a subnet's DHCP server."""
     return "qdhcp-" + subnet_id
@@ -164,6 +195,34 @@ def inner_patch(bridge: str) -> str:
 def outer_patch(bridge: str) -> str:
     """The end in the physical bridge of the pair that leads to br-int."""
     return "phy-" + bridge
+
+
+def trunk_bridge(trunk_id: str) -> str:
+    """The bridge of a trunk: the guest's tap on one side, a patch for each port on the other."""
+    return "tbr-" + trunk_id[:11]
+
+
+def legs(trunk: Trunk) -> tuple[Leg, ...]:
+    """The ports of a trunk, its parent first."""
+    bridge = trunk_bridge(trunk.id)
+    subports = (Leg(bridge, each.port_id, each.vlan) for each in trunk.subports)
+    return (Leg(bridge, trunk.port_id, 0), *subports)
+
+
+def trunk_problem(trunk: Trunk) -> str:
+    """Why a trunk cannot be made; empty when it can."""
+    name, vlans = f"trunk {trunk.id!r}", [each.vlan for each in trunk.subports]
+    try:
+        for id_ in (trunk.id, trunk.port_id, *(each.port_id for each in trunk.subports)):
+            texts.uuid(id_)
+    except texts.BadText as error:
+        return f"{name}: {error}"
+    for vlan in vlans:
+        if vlan not in SEGMENTS["vlan"]:
+            return f"{name} has a subport with VLAN {vlan}; 1 to 4094 exist"
+        if vlans.count(vlan) > 1:
+            return f"{name} has more than one subport with VLAN {vlan}"
+    return ""
 
 
 def tunnel_device(kind: str, remote: str) -> str:
@@ -225,7 +284,16 @@ class Topology:
         self.problems = {n.id: network_problem(spec, n) for n in spec.networks}
         self.servers = tuple(dhcp_servers(spec))
         self.router_ends = tuple(end for router in spec.routers for end in router_ends(router))
+        self.legs = {leg.port_id: leg for trunk in spec.trunks for leg in legs(trunk)}
+        self._trunk_problems = {
+            trunk_bridge(trunk.id): trunk_problem(trunk) for trunk in spec.trunks
+        }
         self._port_problems = {port.id: self._port_problem(port) for port in spec.ports}
+
+    def device(self, port: Port) -> str:
+        """By what a server's port is known in br-int: its tap, or the patch from its trunk."""
+        leg = self.legs.get(port.id)
+        return tap_name(port.id) if leg is None else leg.inner
 
     def port_problem(self, port: Port) -> str:
         """Why a port of the spec cannot be plugged in; empty when it can."""
@@ -241,7 +309,9 @@ class Topology:
                     texts.mac(pair.mac)
         except texts.BadText as error:
             return f"port {port.id!r}: {error}"
-        return self._plug_problem(port, port.server_id)
+        leg = self.legs.get(port.id)
+        problem = "" if leg is None else self._trunk_problems[leg.bridge]
+        return problem or self._plug_problem(port, port.server_id)
 
     def _plug_problem(self, port: Union[Port, RouterPort], owner_id: str) -> str:
         if port.network_id not in self.networks:
@@ -331,10 +401,10 @@ def router_ends(router: Router) -> Iterator[RouterEnd]:
         yield RouterEnd(router, router.gateway, True)
 
 
-def guest_plug(port: Port, network: Optional[Network]) -> Plug:
-    """The tap of a server's port (dead when its network is not known)."""
+def guest_plug(port: Port, network: Optional[Network], leg: Optional[Leg] = None) -> Plug:
+    """The tap of a server's port (dead when its network is not known), or its leg of a trunk."""
     live = network is not None and port.admin_up and network.admin_up
-    return Plug(
+    plug = Plug(
         id=port.id,
         version=port.version,
         device=tap_name(port.id),
@@ -344,6 +414,12 @@ def guest_plug(port: Port, network: Optional[Network]) -> Plug:
         internal=False,
         server_id=port.server_id,
     )
+    if leg is None:
+        return plug
+    # What a trunk's bridge carries has the guest's tags, or none.
+    if not leg.vlan:
+        return replace(plug, tag=None, trunk=leg.bridge)
+    return replace(plug, tag=None, trunk=leg.bridge, device=leg.inner, patch=True)
 
 
 def dhcp_plug(server: DhcpServer) -> Plug:

@@ -148,12 +148,15 @@ def parse(text: str) -> Traced:
     hits: list[Hit] = []
     outputs: list[Output] = []
     notes: list[str] = []
+    began = re.search(r"^Flow: .*\bdl_vlan=(\d+)", text, flags=re.MULTILINE)
+    vlan = int(began[1]) if began else 0
     for section in re.split(r"^=+\nrecirc\(.*\n=+$", text, flags=re.MULTILINE):
         in_section, said = _section(section)
         hits += in_section
         notes += said
         outputs += _tunnels(in_section)
-        outputs += _outputs(section)
+        there, vlan = _outputs(section, vlan)
+        outputs += there
     return Traced(tuple(hits), tuple(dict.fromkeys(outputs)), tuple(notes))
 
 
@@ -198,8 +201,12 @@ def _tunnels(hits: Sequence[Hit]) -> Iterator[Output]:
                 yield Output(found[1], 0)
 
 
-def _outputs(text: str) -> Iterator[Output]:
-    vlan = 0
+def _outputs(text: str, vlan: int) -> tuple[list[Output], int]:
+    """Where a packet goes that has this tag, and the tag that it has in the end.
+
+    A tag that it keeps, though flows took it off and put it on again, is no action.
+    """
+    outputs = []
     for line in re.findall(r"^Datapath actions: (.*)$", text, flags=re.MULTILINE):
         for action in split_actions(line):
             if action.startswith(("tnl_push(", "clone(tnl_push(", "set(tunnel(")):
@@ -210,7 +217,8 @@ def _outputs(text: str) -> Iterator[Output]:
             elif action == "pop_vlan":
                 vlan = 0
             elif action != "drop" and _DEVICE.fullmatch(action):
-                yield Output(action, vlan)
+                outputs.append(Output(action, vlan))
+    return outputs, vlan
 
 
 def split_actions(text: str) -> Iterator[str]:

@@ -8,10 +8,9 @@ from dataclasses import asdict
 
 from stackctl.compute import lifecycle
 from stackctl.compute.commanding import IfUnreached, note_change, see_through
-from stackctl.compute.placing import needs_tunnels
 from stackctl.compute.types import Nic
 from stackctl.compute.views import server_row
-from stackctl.errors import Conflict, NotFound, UsageError
+from stackctl.errors import NotFound, UsageError
 from stackctl.identity.context import Context
 from stackctl.identity.quota import require
 from stackctl.network.addresses import WantedAddress
@@ -22,7 +21,9 @@ from stackctl.network.allocation import (
     leave_server,
     make_port,
 )
+from stackctl.network.carrying import refuse_out_of_reach
 from stackctl.network.finding import own_port, visible_network
+from stackctl.network.trunk_rows import networks_of_subports
 from stackctl.network.types import Port, port_from
 from stackctl.operation import Done, Operation, begin
 from stackctl.state import Reader, Row, Writer, read
@@ -90,33 +91,18 @@ def _attach(context: Context, writer: Writer, operation: Operation, word: str, n
         network = writer.get("networks", given["network_id"])
     else:
         network = visible_network(context, writer, nic.network or "")
-    refuse_out_of_reach(writer, server, network)
+    refusal = f"Network {network['name']} cannot be attached to server {server['name']}"
+    refuse_out_of_reach(writer, server["host_id"], network, refusal)
     if given is not None:
+        for each in networks_of_subports(writer, given["id"]):
+            refusal = f"Subports in network {each['name']} cannot come to server {server['name']}"
+            refuse_out_of_reach(writer, server["host_id"], each, refusal)
         port = _join(writer, server, given)
     else:
         port = _make(context, writer, server, network, nic.address)
     bind_port(writer, port.id, server["host_id"])
     note_change(context, writer, operation, server, f"port {_label(port)} attached")
     return port
-
-
-def refuse_out_of_reach(reader: Reader, server: Row, network: Row) -> None:
-    """A server has its host already: a network that this one cannot carry is refused."""
-    host = reader.get("hosts", server["host_id"])
-    mapped = {item["physical_network"] for item in json.loads(host["bridge_mappings_json"])}
-    physical = network["physical_network"]
-    if physical and physical not in mapped:
-        raise Conflict(
-            f"Network {network['name']} cannot be attached to server {server['name']}: its host "
-            f"{host['name']} has no bridge for physical network {physical}. Nothing was changed.",
-            hint=f"stackctl host-set {host['name']} --bridge-mapping {physical}=NIC",
-        )
-    if needs_tunnels(reader, [network]) and host["tunnel_address"] is None:
-        raise Conflict(
-            f"Network {network['name']} cannot be attached to server {server['name']}: its host "
-            f"{host['name']} has no tunnel address. Nothing was changed.",
-            hint=f"stackctl host-set {host['name']} --tunnel-address ADDRESS",
-        )
 
 
 def _join(writer: Writer, server: Row, port: Row) -> Port:

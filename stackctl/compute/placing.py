@@ -13,8 +13,9 @@ from stackctl.compute.hints import asked, hints_of
 from stackctl.compute.resolving import Resolved
 from stackctl.compute.scheduling.scheduler import Decision, Placer, Request, no_valid_host
 from stackctl.errors import NoCapacity
-from stackctl.hostspec.build import TUNNEL_TYPES
 from stackctl.identity.context import Context
+from stackctl.network.carrying import needs_tunnels
+from stackctl.network.trunk_rows import networks_of_subports
 from stackctl.state import Reader, Row, Writer, find, now
 
 VERDICTS_KEPT = 50
@@ -49,13 +50,16 @@ def placement(context: Context, reader: Reader, resolved: Resolved) -> Request:
     """What each new server of a boot needs of its host."""
     flavor, request, image = resolved.flavor, resolved.request, resolved.image
     swap_gb = -(-flavor["swap_mb"] // 1024)
+    networks = list(resolved.networks)
+    for port in filter(None, resolved.ports):
+        networks += networks_of_subports(reader, port["id"])
     return Request(
         name=request.name,
         vcpus=flavor["vcpus"],
         ram_mb=flavor["ram_mb"],
         disk_gb=resolved.disk_gb + flavor["ephemeral_gb"] + swap_gb + _unplaced_gb(resolved.volume),
-        physical_networks=_physical(resolved.networks),
-        needs_tunnels=needs_tunnels(reader, resolved.networks),
+        physical_networks=_physical(networks),
+        needs_tunnels=needs_tunnels(reader, networks),
         host=_host_hint(reader, request.host),
         zone=request.zone,
         project_id=context.project_id,
@@ -73,8 +77,8 @@ def placement_of(reader: Reader, server: Row, leaving: Collection[str] = ()) -> 
     ``leaving``: ids of servers that leave their hosts together with it.
     """
     networks = reader.all(
-        "SELECT networks.* FROM networks JOIN ports ON ports.network_id = networks.id "
-        "WHERE ports.device_id = ? AND ports.deleted_at IS NULL",
+        "SELECT networks.* FROM device_ports JOIN ports ON ports.id = device_ports.port_id "
+        "JOIN networks ON networks.id = ports.network_id WHERE device_ports.device_id = ?",
         server["id"],
     )
     disk_gb = server["disk_gb"] + server["ephemeral_gb"] + -(-server["swap_mb"] // 1024)
@@ -141,13 +145,6 @@ def record_decision(
 
 def _physical(networks: Sequence[Row]) -> frozenset[str]:
     return frozenset(row["physical_network"] for row in networks if row["physical_network"])
-
-
-def needs_tunnels(reader: Reader, networks: Sequence[Row]) -> bool:
-    """Whether a host of these networks needs a tunnel address: a lone one has nowhere to tunnel."""
-    if not any(row["type"] in TUNNEL_TYPES for row in networks):
-        return False
-    return int(reader.value("SELECT count(*) FROM hosts WHERE deleted_at IS NULL")) > 1
 
 
 def _host_hint(reader: Reader, word: str | None) -> str | None:

@@ -42,6 +42,7 @@ def build_spec(snapshot: HostSnapshot, serial: int, nonce: str) -> spec.HostSpec
             _volume(row) for row in _by_id([*snapshot.volumes, *snapshot.volume_snapshots])
         ),
         backends=tuple(_backend(host, row) for row in snapshot.volume_types),
+        trunks=tuple(_trunk(snapshot, row) for row in snapshot.trunks),
     )
 
 
@@ -130,14 +131,15 @@ def _remote_ports(snapshot: HostSnapshot, places: list[Row]) -> Iterable[spec.Re
 def _ports(snapshot: HostSnapshot) -> tuple[spec.Port, ...]:
     by_server: dict[str, list[Row]] = defaultdict(list)
     for row in snapshot.ports:
-        by_server[row["device_id"]].append(row)
+        by_server[row["server_id"]].append(row)
     gateways = {
         subnet["id"]: subnet["gateway"] for rows in snapshot.subnets.values() for subnet in rows
     }
     private = {row["id"] for row in snapshot.networks if not row["shared"] and not row["external"]}
     ports = []
     for rows in by_server.values():
-        rows.sort(key=lambda row: row["nic_index"])
+        # A NIC's own network before those that it carries as VLANs.
+        rows.sort(key=lambda row: (row["vlan"] is not None, row["nic"], row["vlan"]))
         router = next((row["id"] for row in rows if _has_gateway(snapshot, row, gateways)), None)
         resolver = next((row["id"] for row in rows if row["network_id"] in private), rows[0]["id"])
         ports += [_port(snapshot, row, router, resolver) for row in rows]
@@ -157,7 +159,7 @@ def _port(
         id=row["id"],
         version=row["version"],
         network_id=row["network_id"],
-        server_id=row["device_id"],
+        server_id=row["server_id"],
         mac=row["mac"],
         addresses=_fixed(snapshot, row),
         hostname=row["hostname"],
@@ -180,6 +182,18 @@ def _port(
             row["egress_burst_kb"],
             row["ingress_kbps"],
             row["ingress_burst_kb"],
+        ),
+    )
+
+
+def _trunk(snapshot: HostSnapshot, row: Row) -> spec.Trunk:
+    return spec.Trunk(
+        id=row["id"],
+        version=row["version"],
+        port_id=row["port_id"],
+        subports=tuple(
+            spec.Subport(each["port_id"], each["segmentation_id"])
+            for each in snapshot.subports.get(row["id"], [])
         ),
     )
 

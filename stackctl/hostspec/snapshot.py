@@ -34,7 +34,8 @@ class HostSnapshot:
     networks: list[Row]
     subnets: dict[str, list[Row]]
     ports: list[Row]
-    """Servers' ports bound to this host, with the binding's ``role``."""
+    """Servers' ports bound to this host, with the binding's ``role``, the server's id, and, of a
+    subport, its ``vlan``."""
     addresses: dict[str, list[Row]]
     """By port id, for every port of these networks."""
     neighbours: list[Row]
@@ -58,6 +59,11 @@ class HostSnapshot:
     volume_types: list[Row] = field(default_factory=list)
     """With ``known``: whether the host has said that it has them."""
 
+    trunks: list[Row] = field(default_factory=list)
+    """Those whose parents are among the ports."""
+    subports: dict[str, list[Row]] = field(default_factory=dict)
+    """By trunk id."""
+
     @property
     def adopting(self) -> set[str]:
         """Servers whose domains are still to become ours."""
@@ -74,6 +80,7 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
     volumes = reader.all(_VOLUMES, host_id, host_id)
     routers = reader.all(_ROUTERS, host_id)
     router_ids = [row["id"] for row in routers]
+    trunks = reader.all(_TRUNKS, host_id)
     return HostSnapshot(
         cloud=reader.all("SELECT * FROM cloud")[0],
         host=reader.get("hosts", host_id),
@@ -95,6 +102,8 @@ def load_snapshot(reader: Reader, host_id: str) -> HostSnapshot:
         volumes=volumes,
         volume_snapshots=reader.all(_VOLUME_SNAPSHOTS, host_id),
         volume_types=reader.all(_VOLUME_TYPES, host_id, host_id),
+        trunks=trunks,
+        subports=_grouped(reader, _SUBPORTS, [row["id"] for row in trunks], "trunk_id"),
     )
 
 
@@ -144,15 +153,28 @@ WHERE host_networks.host_id = ? AND host_networks.released_serial IS NULL
 ORDER BY networks.id
 """
 
-# Where a port is active while it is to come to another host, it is on its way out.
+# Where a port is active while it is to come to another host, it is on its way out. A subport's
+# server is that of its trunk's parent.
 _PORTS = """
-SELECT ports.*, CASE WHEN bindings.role = 'active' AND EXISTS (
+SELECT ports.*, ifnull(parent.device_id, ports.device_id) AS server_id,
+  ifnull(parent.nic_index, ports.nic_index) AS nic, trunk_subports.segmentation_id AS vlan,
+  CASE WHEN bindings.role = 'active' AND EXISTS (
     SELECT 1 FROM bindings AS other WHERE other.port_id = ports.id AND other.role = 'incoming')
   THEN 'outgoing' ELSE bindings.role END AS role
 FROM bindings JOIN ports ON ports.id = bindings.port_id
+LEFT JOIN trunk_subports ON trunk_subports.port_id = ports.id
+LEFT JOIN trunks ON trunks.id = trunk_subports.trunk_id
+LEFT JOIN ports AS parent ON parent.id = trunks.port_id
 WHERE bindings.host_id = ? AND ports.deleted_at IS NULL
   AND ports.device_owner NOT LIKE 'network:%' ORDER BY ports.id
 """
+
+_TRUNKS = """
+SELECT trunks.* FROM bindings JOIN trunks ON trunks.port_id = bindings.port_id
+WHERE bindings.host_id = ? AND trunks.deleted_at IS NULL ORDER BY trunks.id
+"""
+
+_SUBPORTS = "SELECT * FROM trunk_subports WHERE trunk_id IN ({}) ORDER BY segmentation_id"
 
 # Not those that are still on their way here: their old host may have them yet.
 _ROUTERS = """

@@ -14,8 +14,9 @@ from stackctl.errors import Conflict
 from stackctl.network import addresses, choice, membership
 from stackctl.network.addresses import WantedAddress as WantedAddress
 from stackctl.network.floating_rows import free_floating_ips
+from stackctl.network.trunk_rows import refuse_subport
 from stackctl.network.types import DHCP_OWNER, TRUSTED_OWNERS, Port, port_from
-from stackctl.operation.bindings import rebound
+from stackctl.operation.bindings import rebound, subports_of
 from stackctl.operation.bindings import touch as touch
 from stackctl.operation.bindings import unbind_port as unbind_port
 from stackctl.state import Reader, Row, Writer, new_id, now
@@ -198,7 +199,8 @@ def join_server(
     nic_index: int,
     hostname: str,
 ) -> Port:
-    """Make an existing port a server's; Conflict when something else has it."""
+    """Make an existing port a server's; Conflict when something else has it, or a trunk."""
+    refuse_subport(writer, port_id)
     port = writer.get("ports", port_id)
     if port["device_id"] or port["device_owner"]:
         raise Conflict(
@@ -233,8 +235,10 @@ def leave_server(writer: Writer, port_id: str) -> None:
 
 
 def bind_port(writer: Writer, port_id: str, host_id: str, role: str = "active") -> None:
-    """Say that a host carries a port (role active, incoming or outgoing); its network gets a tag
-    there."""
+    """Say that a host carries a port (role active, incoming or outgoing) and its subports; their
+    networks get tags there."""
+    for subport_id in subports_of(writer, port_id):
+        bind_port(writer, subport_id, host_id, role)
     port = writer.get("ports", port_id)
     writer.upsert(
         "bindings",

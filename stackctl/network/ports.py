@@ -18,6 +18,7 @@ from stackctl.network.dhcp_options import NewDhcpOption, checked_options
 from stackctl.network.finding import own_group, own_groups, own_port, subnet_in, visible_network
 from stackctl.network.floating_rows import free_floating_ips
 from stackctl.network.port_rules import checked_limit, checked_pairs
+from stackctl.network.trunk_rows import refuse_in_trunk
 from stackctl.network.types import (
     DHCP_OWNER,
     GATEWAY_OWNER,
@@ -181,6 +182,7 @@ def delete_port(context: Context, word: str) -> Done[Port]:
     def work(writer: Writer) -> Port:
         port = own_port(context, writer, word)
         _refuse_owned(writer, port, "deleted")
+        refuse_in_trunk(writer, port["id"])
         if port["device_id"]:
             raise Conflict(
                 f"Unable to complete operation on port {port['name'] or port['id']}. It is still "

@@ -20,6 +20,7 @@ from stackctl.network import addresses, allocation, membership
 from stackctl.network.floating_rows import touch_router
 from stackctl.network.ports import FixedIp, resolve_fixed_ips
 from stackctl.network.router_rules import Connected, refuse_overlap, routes_through
+from stackctl.network.trunk_rows import refuse_in_trunk
 from stackctl.network.types import (
     GATEWAY_OWNER,
     INTERFACE_OWNER,
@@ -50,6 +51,7 @@ def add_subnet_interface(context: Context, writer: Writer, router: Row, subnet: 
 
 def add_port_interface(writer: Writer, router: Row, port: Row) -> None:
     """Make a free port an interface of a router, with the addresses that it has."""
+    refuse_in_trunk(writer, port["id"])
     if port["device_id"] or port["device_owner"]:
         raise Conflict(
             f"Unable to complete operation on port {port['name'] or port['id']} for network "

@@ -52,6 +52,8 @@ def why_dropped(hit: Hit, source: str) -> str:
     table, priority = int(hit["table"]), int(hit["priority"])
     if hit["bridge"] == "br-tun":
         return _in_tunnel_bridge(table)
+    if hit["bridge"].startswith("tbr-"):
+        return "its trunk has no subport with that VLAN"
     if hit["bridge"] != "br-int":
         return _in_physical_bridge(priority)
     if table == 0:

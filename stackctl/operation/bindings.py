@@ -5,11 +5,34 @@ Everything here adds what it touches to ``writer.change``.
 
 from __future__ import annotations
 
-from stackctl.state import Row, Writer
+from stackctl.state import Reader, Row, Writer
+
+
+def subports_of(reader: Reader, port_id: str) -> list[str]:
+    """The ports that are wherever a port is: it is the parent of their trunk."""
+    return reader.column(
+        "SELECT trunk_subports.port_id FROM trunks"
+        " JOIN trunk_subports ON trunk_subports.trunk_id = trunks.id"
+        " WHERE trunks.port_id = ? AND trunks.deleted_at IS NULL ORDER BY segmentation_id",
+        port_id,
+    )
+
+
+def set_role(writer: Writer, port_id: str, host_id: str, role: str) -> None:
+    """Give a port that a host carries another role there, and so its subports."""
+    for id_ in (port_id, *subports_of(writer, port_id)):
+        sql = "UPDATE bindings SET role = ? WHERE port_id = ? AND host_id = ?"
+        writer.run(sql, role, id_, host_id)
+        rebound(writer, writer.get("ports", id_), host_id)
 
 
 def unbind_port(writer: Writer, port_id: str, host_id: str) -> None:
-    """Take a port from a host. With its last port a network's tag is released on that host."""
+    """Take a port and its subports from a host. With its last port a network's tag is released on
+    that host."""
+    for subport_id in subports_of(writer, port_id):
+        unbind_port(writer, subport_id, host_id)
+        if not writer.one("SELECT 1 FROM bindings WHERE port_id = ?", subport_id):
+            writer.update("ports", subport_id, status="DOWN")
     port = writer.get("ports", port_id)
     writer.run("DELETE FROM bindings WHERE port_id = ? AND host_id = ?", port_id, host_id)
     writer.run(

@@ -364,7 +364,7 @@ WHERE bindings.host_id = ? AND role = 'active' AND status <> 'ACTIVE' AND delete
 # Servers that cannot be built (or rebuilt) without a part, by the part's kind: its id, the host.
 _WAITING = {
     "port": """
-SELECT * FROM servers WHERE id = (SELECT device_id FROM ports WHERE id = ?)
+SELECT * FROM servers WHERE id = (SELECT device_id FROM device_ports WHERE port_id = ?)
   AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL) AND deleted_at IS NULL
 """,
     "image": """

@@ -18,7 +18,8 @@ from collections.abc import Collection
 from typing import Any
 
 from stackctl.operation import volume_keepers
-from stackctl.operation.bindings import rebound, unbind_port
+from stackctl.operation.bindings import set_role as set_role
+from stackctl.operation.bindings import unbind_port
 from stackctl.operation.disk_rows import disks_of, drop_disk
 from stackctl.operation.events import note
 from stackctl.state import Reader, Row, Writer, now
@@ -51,14 +52,6 @@ def ports_of(reader: Reader, server_id: str) -> list[str]:
         "SELECT id FROM ports WHERE device_id = ? AND deleted_at IS NULL ORDER BY nic_index",
         server_id,
     )
-
-
-def set_role(writer: Writer, port_id: str, host_id: str, role: str) -> None:
-    """Give a port that a host carries another role there."""
-    writer.run(
-        "UPDATE bindings SET role = ? WHERE port_id = ? AND host_id = ?", role, port_id, host_id
-    )
-    rebound(writer, writer.get("ports", port_id), host_id)
 
 
 def settle_ports(writer: Writer, server_id: str, host_id: str) -> None:

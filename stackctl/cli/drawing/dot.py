@@ -47,7 +47,8 @@ def _draw_device(drawing: graphviz.Graph, device: Device, colours: dict[str, str
 
 
 def _addresses(link: Link) -> list[str]:
-    return [*link.addresses, *(f"= {address}" for address in link.floating)]
+    vlan = [] if link.vlan is None else [f"VLAN {link.vlan}"]
+    return [*link.addresses, *(f"= {address}" for address in link.floating), *vlan]
 
 
 def _kind(network: NetworkNode) -> str:

@@ -107,8 +107,9 @@ class _Spot:
 
 
 def labels(link: Link) -> tuple[str, ...]:
-    """What is written on a link: its addresses, then those that stand for them."""
-    return (*link.addresses, *(f"= {address}" for address in link.floating))
+    """What is written on a link: its addresses, then those that stand for them, and its tag."""
+    vlan = () if link.vlan is None else (f"VLAN {link.vlan}",)
+    return (*link.addresses, *(f"= {address}" for address in link.floating), *vlan)
 
 
 def _written(links: Iterable[Link]) -> int:

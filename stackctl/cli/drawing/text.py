@@ -115,6 +115,7 @@ def _device(device: Device, links: Sequence[Link]) -> Text:
         line.append(f"  {', '.join(link.addresses)}" if link.addresses else "  no address")
         for address in link.floating:
             line.append(f" = {address}")
+        line.append("" if link.vlan is None else f" as VLAN {link.vlan}")
         line.append("" if link.up else " (down)")
     line.append(f"  {device.status}", style=_STATES.get(device.status, ""))
     return line.append(f"  {visible(device.host)}" if device.host else "")

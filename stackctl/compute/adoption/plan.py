@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackctl.compute.interfaces import refuse_out_of_reach
 from stackctl.compute.types import GIB
 from stackctl.errors import AgentFailed, Conflict, UsageError
 from stackctl.hosts.views import mappings_of
@@ -15,6 +14,7 @@ from stackctl.identity.context import Context, named
 from stackctl.names import checked_name
 from stackctl.network import choice, subnet_rules
 from stackctl.network.addresses import parsed, subnets_of
+from stackctl.network.carrying import refuse_out_of_reach
 from stackctl.network.finding import own_groups, visible_network
 from stackctl.network.membership import DEFAULT
 from stackctl.state import Reader, Row, find
@@ -141,7 +141,8 @@ def make_plan(
     groups = request.security_groups
     networks = _networks(context, reader, host, request, found)
     for network in networks:
-        refuse_out_of_reach(reader, {"host_id": host["id"], "name": name}, network)
+        refusal = f"Network {network['name']} cannot be attached to server {name}"
+        refuse_out_of_reach(reader, host["id"], network, refusal)
     return Plan(
         found=found,
         host=host,

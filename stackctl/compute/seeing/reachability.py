@@ -173,10 +173,12 @@ def _addresses(reader: Reader, where: str) -> dict[str, list[Row]]:
 
 
 _PORTS = """
-SELECT ports.*, servers.name AS server_name FROM servers
-JOIN ports ON ports.device_id = servers.id AND ports.deleted_at IS NULL
+SELECT ports.*, servers.id AS server_id, servers.name AS server_name FROM servers
+JOIN device_ports ON device_ports.device_id = servers.id
+JOIN ports ON ports.id = device_ports.port_id
 WHERE servers.project_id = ? AND servers.deleted_at IS NULL
-ORDER BY servers.created_at, servers.launch_index, servers.name, ports.nic_index
+ORDER BY servers.created_at, servers.launch_index, servers.name,
+  vlan IS NOT NULL, ports.nic_index, vlan
 """
 
 
@@ -195,8 +197,8 @@ def _ends(context: Context, reader: Reader, networks: dict[str, NetworkWay]) -> 
     names: dict[str, str] = {}
     for row in reader.all(_PORTS, context.project_id):
         subnets = {each.id: each for each in networks[row["network_id"]].subnets}
-        names[row["device_id"]] = row["server_name"]
-        ports[row["device_id"]].append(
+        names[row["server_id"]] = row["server_name"]
+        ports[row["server_id"]].append(
             _port(row, addresses[row["id"]], subnets, floating, groups[row["id"]])
         )
     for id_, own in ports.items():

@@ -43,7 +43,8 @@ class NetworkNode:
 @dataclass(frozen=True)
 class Link:
     """A port: where a device meets a network. ``gateway`` marks a router's way out; ``floating``
-    are the addresses of another network that stand for this port's own."""
+    are the addresses of another network that stand for this port's own; ``vlan`` is the tag that a
+    subport has in the guest."""
 
     port_id: str
     network_id: str
@@ -52,6 +53,7 @@ class Link:
     floating: tuple[str, ...]
     gateway: bool
     up: bool
+    vlan: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,18 @@ ORDER BY servers.created_at, servers.launch_index, servers.name
 """
 
 _PORTS = """
-SELECT * FROM ports WHERE deleted_at IS NULL AND device_id IN (
+SELECT ports.*, device_ports.device_id AS carried_by, vlan FROM device_ports
+JOIN ports ON ports.id = device_ports.port_id
+WHERE device_ports.device_id IN (
   SELECT id FROM servers WHERE project_id = ?1 UNION ALL
   SELECT id FROM routers WHERE project_id = ?1)
-ORDER BY nic_index, rowid
+ORDER BY vlan IS NOT NULL, nic_index, vlan, ports.rowid
 """
 
 _ADDRESSES = """
 SELECT addresses.port_id, addresses.address FROM addresses
 JOIN ports ON ports.id = addresses.port_id
-WHERE addresses.released_serial IS NULL AND ports.device_id <> '' ORDER BY addresses.id
+WHERE addresses.released_serial IS NULL AND ports.device_owner <> '' ORDER BY addresses.id
 """
 
 _FLOATING = """
@@ -170,7 +174,7 @@ def _links(context: Context, reader: Reader) -> dict[str, list[Link]]:
     floating = _pairs(reader.all(_FLOATING, context.project_id))
     links: dict[str, list[Link]] = defaultdict(list)
     for row in reader.all(_PORTS, context.project_id):
-        links[row["device_id"]].append(
+        links[row["carried_by"]].append(
             Link(
                 port_id=row["id"],
                 network_id=row["network_id"],
@@ -179,6 +183,7 @@ def _links(context: Context, reader: Reader) -> dict[str, list[Link]]:
                 floating=tuple(floating[row["id"]]),
                 gateway=row["device_owner"] == GATEWAY_OWNER,
                 up=bool(row["admin_up"]),
+                vlan=row["vlan"],
             )
         )
     return links

@@ -199,8 +199,8 @@ class Walk:
             return _End(False, f"{nobody}: {port.words} gets no answer")
         self.packet = replace(self.packet, eth_src=port.mac, eth_dst=eth_dst)
         by = "" if nexthop == self.packet.dst else f" by way of {nexthop}"
-        said = f"{port.words} sends {self.packet}{by}"
-        return _Place(host, port.device, port.network_id, came=said)
+        said = f"{port.words} sends {self.packet}{by}{_tagged(port.vlan)}"
+        return _Place(host, port.device, port.network_id, vlan=port.vlan, came=said)
 
     def _enters(self, network_id: str) -> _Step:
         """From outside, to whichever host has the port that answers for the address."""
@@ -219,8 +219,8 @@ class Walk:
             name = self.map.network_name(network_id)
             return _End(False, f"{came}, but host {host['name']} has no NIC for net {name}")
         vlan = self.map.vlan(network_id)
-        tag = f" with VLAN {vlan}" if vlan else ""
-        return _Place(host, nic, network_id, vlan=vlan, came=f"{came}, in by {nic}{tag}")
+        came = f"{came}, in by {nic}{_tagged(vlan)}"
+        return _Place(host, nic, network_id, vlan=vlan, came=came)
 
     def _ethernet(self, network_id: str, address: Address) -> str | None:
         """The answer to ARP: a port's, or of somebody outside on a network that reaches there."""
@@ -300,7 +300,7 @@ class Walk:
     def _filtered(self, place: _Place, direction: str) -> PortEnd | None:
         """The server's port whose rules are asked: the sender's here, or the receiver's."""
         if direction == "egress":
-            return self.map.end(self.map.by_device(place.device))
+            return self.map.end(self.map.by_device(place.device, place.vlan))
         return self.map.end(self.map.by_mac(place.network_id, self.packet.eth_dst))
 
     def _allowing(self, end: PortEnd, direction: str) -> tuple[str, ...]:
@@ -334,7 +334,9 @@ class Walk:
     # --- out of a switch ---
 
     def _leaves(self, place: _Place, outputs: list[Json]) -> tuple[_Step, str]:
-        known = [(out, self.map.by_device(str(out["device"]))) for out in outputs]
+        known = [
+            (out, self.map.by_device(str(out["device"]), out.get("vlan") or 0)) for out in outputs
+        ]
         for out, port in known:
             if port is not None and port.mac == self.packet.eth_dst:
                 return self._at_port(place, port, str(out["device"]))
@@ -359,7 +361,7 @@ class Walk:
             words = f"to {port.words} by {device}"
             return _Router(place.host, device, port), words
         self.arrived = port
-        words = f"arrives at {port.words} by {device}"
+        words = f"arrives at {port.words} by {device}{_tagged(port.vlan)}"
         if self.packet.dst in port.allowed:
             words += f", which is allowed to have {self.packet.dst}"
         return _End(True, f"it {words} (host {place.host['name']})"), words
@@ -376,8 +378,7 @@ class Walk:
         return there, f"to host {peer['name']} by {kind} ({device})"
 
     def _to_physical(self, place: _Place, wanted: PortSpot | None, out: Json) -> tuple[_Step, str]:
-        tag = f" with VLAN {out['vlan']}" if out.get("vlan") else ""
-        words = f"out by {out['device']}{tag}"
+        words = f"out by {out['device']}{_tagged(out.get('vlan') or 0)}"
         if wanted is not None and wanted.host_id not in (None, place.host["id"]):
             return self._arrives(wanted, place.network_id, "by the physical network"), words
         self.left_by = place.network_id
@@ -447,6 +448,10 @@ def _told(host: Row, answer: Json, key: str) -> Address:
         raise AgentFailed(
             f"The agent on host {host['name']} said no address where one belongs."
         ) from None
+
+
+def _tagged(vlan: int) -> str:
+    return f" with VLAN {vlan}" if vlan else ""
 
 
 def _joined(*parts: str) -> str:

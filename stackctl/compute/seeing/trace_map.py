@@ -22,7 +22,8 @@ TUNNELS = ("vxlan", "gre")
 @dataclass(frozen=True)
 class PortSpot:
     """A port and where it is. ``host_id`` is None while it is nowhere; a DHCP server's port is on
-    every host that has its network."""
+    every host that has its network. A subport is where its trunk's parent (``carrier``) is, and its
+    packets have the tag ``vlan`` there; others carry themselves, untagged."""
 
     id: str
     network_id: str
@@ -32,13 +33,15 @@ class PortSpot:
     device_name: str
     host_id: str | None
     addresses: tuple[Address, ...]
+    carrier: str
+    vlan: int = 0
     allowed: tuple[Address, ...] = ()
     """Single addresses that it may have beside its own, by the MAC address that it has."""
 
     @property
     def device(self) -> str:
-        """What it is called on its host."""
-        return DEVICES.get(self.owner, "tap") + self.id[:11]
+        """By which device it is reached on its host."""
+        return DEVICES.get(self.owner, "tap") + self.carrier[:11]
 
     @property
     def is_router(self) -> bool:
@@ -72,10 +75,10 @@ class Cloudmap:
         """A server's port with its groups."""
         return None if port is None else self._ends.get(port.id)
 
-    def by_device(self, device: str) -> PortSpot | None:
-        """The port behind the name of a device."""
+    def by_device(self, device: str, vlan: int = 0) -> PortSpot | None:
+        """The port behind the name of a device, or the one that has a tag there."""
         for port in self.ports.values():
-            if port.device == device:
+            if (port.device, port.vlan) == (device, vlan):
                 return port
         return None
 
@@ -124,11 +127,13 @@ class Cloudmap:
 
 _PORTS = """
 SELECT ports.*, bindings.host_id AS bound_to,
-  coalesce(servers.name, routers.name, '') AS device_name
+  coalesce(servers.name, routers.name, '') AS device_name,
+  ifnull(device_ports.device_id, ports.device_id) AS of, device_ports.parent_id, device_ports.vlan
 FROM ports
 LEFT JOIN bindings ON bindings.port_id = ports.id AND bindings.role = 'active'
-LEFT JOIN servers ON servers.id = ports.device_id
-LEFT JOIN routers ON routers.id = ports.device_id
+LEFT JOIN device_ports ON device_ports.port_id = ports.id
+LEFT JOIN servers ON servers.id = device_ports.device_id
+LEFT JOIN routers ON routers.id = device_ports.device_id
 WHERE ports.deleted_at IS NULL
 """
 
@@ -146,10 +151,12 @@ def _ports(reader: Reader) -> dict[str, PortSpot]:
             network_id=row["network_id"],
             mac=row["mac"],
             owner=row["device_owner"],
-            device_id=row["device_id"],
+            device_id=row["of"],
             device_name=row["device_name"],
             host_id=row["bound_to"],
             addresses=tuple(addresses[row["id"]]),
+            carrier=row["parent_id"] or row["id"],
+            vlan=row["vlan"] or 0,
             allowed=_allowed(row),
         )
         for row in reader.all(_PORTS)
