@@ -15,6 +15,7 @@ from stackctl.state.schema_moving import MOVING
 from stackctl.state.schema_networking import NETWORKING
 from stackctl.state.schema_placing import PLACING
 from stackctl.state.schema_shelving import SHELVING
+from stackctl.state.schema_variables import VARIABLES
 from stackctl.state.schema_volumes import VOLUMES
 
 APPLICATION_ID = 0x73746B63  # "stkc"
@@ -419,6 +420,7 @@ MIGRATIONS: tuple[str, ...] = (
     GUESTS,
     SHELVING,
     BACKENDS,
+    VARIABLES,
 )
 """Script n brings a file from user_version n to n + 1."""
 
