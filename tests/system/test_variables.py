@@ -91,6 +91,7 @@ def test_uefi_variables_go_along_and_back(fleet: Fleet, firmware: None) -> None:
     fleet.run("start", "variable", exit=30)
 
 
+@pytest.mark.slow
 def test_uefi_variables_are_shelved(fleet: Fleet, firmware: None) -> None:
     off(fleet, "variable")
     told = fleet.run("shelve", "variable")
