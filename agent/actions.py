@@ -13,14 +13,17 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from agent import layout, picture, prune, purge, snapshots, tracing, waiting, whereabouts
+from agent import layout, picture, prune, purge, waiting
 from agent.channel import Channel, ChannelLost
+from agent.copies import snapshots
 from agent.faults import StepFailed, fault_of
+from agent.moves import whereabouts
 from agent.relay import Console, Relay, running_display, to_display, to_port
 from agent.resources.domain_xml import has_guest_agent
 from agent.spec import to_plain
 from agent.store import Store
 from agent.system import files, libvirt_conn
+from agent.trace import tracing
 from agent.wire import MAX_REPLY_BYTES, WireError
 
 if TYPE_CHECKING:
@@ -111,7 +114,7 @@ def _run(channel: Channel, store: Store, message: Args) -> Any:
     if message.get("name") == "snapshot":
         return snapshots.serve(channel, store, str(message.get("id")), _args(message))
     if message.get("name") == "send-server":
-        from agent import departure
+        from agent.moves import departure
 
         return departure.send_server(channel, store, _args(message))
     action = _ACTIONS.get(str(message.get("name")))
@@ -182,12 +185,12 @@ def power_states(store: Store, args: Args, check: Callable[[], None]) -> Args:
 
 
 _ACTIONS: dict[str, Action] = {
-    "abort-move": lazily("agent.departure", "abort_move"),
-    "can-run-server": lazily("agent.arrival", "can_run"),
+    "abort-move": lazily("agent.moves.departure", "abort_move"),
+    "can-run-server": lazily("agent.moves.arrival", "can_run"),
     "console-log": console_log,
-    "describe-server": lazily("agent.departure", "describe_server"),
+    "describe-server": lazily("agent.moves.departure", "describe_server"),
     "domain-xml": domain_xml,
-    "expect-server": lazily("agent.arrival", "expect"),
+    "expect-server": lazily("agent.moves.arrival", "expect"),
     "look-server": whereabouts.look,
     "resume-server": whereabouts.resume,
     "inspect-domain": lazily("agent.adopting", "inspect_domain"),
@@ -199,8 +202,8 @@ _ACTIONS: dict[str, Action] = {
     "power-states": power_states,
     "prune-images": prune.prune_images,
     "purge": purge.purge,
-    "share-disk": lazily("agent.peers", "share_disk"),
-    "share-image": lazily("agent.peers", "share_image"),
+    "share-disk": lazily("agent.copies.peers", "share_disk"),
+    "share-image": lazily("agent.copies.peers", "share_image"),
     "trace-flow": tracing.trace_flow,
     "trace-router": tracing.trace_router,
 }

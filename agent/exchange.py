@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from agent import actions, facts, killpoint, restore, wire
 from agent.channel import Channel, ChannelLost
 from agent.converge import Convergence, Reporter
-from agent.disk_copies import Copier
+from agent.copies.disk_copies import Copier
 from agent.faults import StepFailed, fault_of
 from agent.images import Fetcher, Offer
 from agent.resources.base import Host
@@ -21,7 +21,7 @@ from agent.spec import SPEC_FORMAT, Disk, HostSpec, Image, SpecError, from_plain
 from agent.store import Refused, Store, boot_id
 
 if TYPE_CHECKING:
-    from agent.peers import Peer
+    from agent.copies.peers import Peer
 
 MODES = ("converge", "observe", "act")
 DEFAULT_LOCK_TIMEOUT_S = 30.0
@@ -204,7 +204,7 @@ class Exchange:
         self._channel.send({**want, "why": why} if why else want)
         message = self._expect("blob")
         if "peer" in message and message.get("sha256") == image.sha256:
-            from agent import peers  # TLS takes a while to load, and few exchanges need it
+            from agent.copies import peers
 
             peer = from_plain(peers.Peer, message["peer"])
             return Offer(peers.fetch(peer, image.sha256), from_peer=True)
@@ -213,7 +213,7 @@ class Exchange:
 
     def _peer_of(self, disk: Disk, why: str) -> Peer:
         """Who has what a disk is to be a copy of, as the controller says."""
-        from agent import peers
+        from agent.copies import peers
 
         want = {"type": "want", "disk": disk.source_id}
         self._channel.send({**want, "why": why} if why else want)

@@ -19,8 +19,9 @@ from typing import IO, Any, Optional
 
 from agent import inspection, killpoint, layout
 from agent.faults import StepFailed
-from agent.spec import Image
+from agent.spec import HostSpec, Image
 from agent.system import download, files
+from agent.system.qemu_img import ImageFile
 
 PROGRESS_INTERVAL_S = 0.5
 LOCK_LIMIT_S = 3600.0
@@ -225,6 +226,27 @@ class Fetcher:
         files.write_atomic(sidecar_path, json.dumps(asdict(sidecar)).encode())
         killpoint.reached(f"image {image.id} described")
         files.publish(part, layout.image(self._data, image.sha256))
+
+
+def base_of(
+    data: Path, spec: HostSpec, what: str, image_id: Optional[str], size_bytes: int
+) -> Optional[ImageFile]:
+    """The cached image that something of ``size_bytes`` is made from; None when it is from none.
+
+    StepFailed, in words about ``what``, when the image is not there or does not fit.
+    """
+    if image_id is None:
+        return None
+    image = next((image for image in spec.images if image.id == image_id), None)
+    if image is None:
+        raise StepFailed(f"{what} needs image {image_id}, which the spec does not have")
+    sidecar = cached(data, image.sha256)
+    if sidecar is None:
+        raise StepFailed(f"image {image.id} is not in the cache any more")
+    if sidecar.virtual_size_bytes > size_bytes:
+        needed = sidecar.virtual_size_bytes
+        raise StepFailed(f"{what} has {size_bytes} bytes; its image needs {needed}")
+    return ImageFile(layout.image(data, image.sha256), sidecar.format)
 
 
 class Progress:

@@ -1,12 +1,16 @@
-"""Names that people give to things: any Unicode text, as long as it is one visible line."""
+"""Names that people give to things: any Unicode text, as long as it is one visible line.
+
+And how many of them a sentence names."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from stackctl.errors import UsageError
 
 NAME_MAX = 255
+NAMED_AT_MOST = 10
 
 
 def checked_name(noun: str, text: str) -> str:
@@ -30,3 +34,9 @@ def refuse_control_characters(what: str, text: str) -> None:
             raise UsageError(
                 f"The {what} holds a character that cannot be shown (U+{ord(character):04X})."
             )
+
+
+def some(names: Sequence[str]) -> str:
+    """Names for a sentence: the first ten, and how many more there are."""
+    more = len(names) - NAMED_AT_MOST
+    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

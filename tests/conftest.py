@@ -1,8 +1,9 @@
 """What holds for every test: it leaves nothing behind.
 
 A test that leaves a file descriptor, a thread or a child process open fails. A module of tests
-that leaves processes (even detached ones), network namespaces, network devices or bridge ports
-on the machine fails. On a machine where others work at the same time, set
+that leaves processes (even detached ones) fails. A run that leaves network namespaces, network
+devices or bridge ports on the machine fails; it is the whole run, as its workers make and remove
+such things side by side. On a machine where others work at the same time, set
 STACKCTL_SHARED_MACHINE=1: then only what this run started itself is counted.
 """
 
@@ -33,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 MARK = f"STACKCTL_TEST_RUN={uuid.uuid4()}"
 SHARED = os.environ.get("STACKCTL_SHARED_MACHINE") == "1"
 PATIENCE_S = 5.0
+MACHINE = pytest.StashKey[Counter]()
+LEFT = pytest.StashKey[str]()
 
 os.environ.update([MARK.split("=", 1)])
 # A test never meets the clouds, colours or options of whoever runs it.
@@ -52,6 +55,34 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_sessionstart(session):
+    if is_whole_run(session):
+        session.stash[MACHINE] = machine()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """The workers have ended by now, if there are any."""
+    if is_whole_run(session):
+        try:
+            settle(lambda: (machine() - session.stash[MACHINE],))
+        except pytest.fail.Exception as error:
+            session.stash[LEFT] = str(error)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    left = terminalreporter._session.stash.get(LEFT, "")
+    if left:
+        terminalreporter.section("the machine", sep="=", red=True)
+        terminalreporter.line(f"ERROR {left}")
+
+
+def is_whole_run(session) -> bool:
+    """Whether this process answers for the run, and is no worker of it."""
+    return not hasattr(session.config, "workerinput")
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_open():
     before = (descriptors(), threads(), children())
@@ -60,10 +91,23 @@ def leaves_nothing_open():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def leaves_the_machine_as_it_was():
-    before = (our_processes(), machine())
+def leaves_no_process(request):
+    # What the session keeps (a lab) is there before it is counted, whichever test needs it first.
+    for name in sorted(kept_by_the_session(request)):
+        request.getfixturevalue(name)
+    before = our_processes()
     yield
-    settle(lambda: (our_processes() - before[0], machine() - before[1]))
+    settle(lambda: (our_processes() - before,))
+
+
+def kept_by_the_session(request) -> set[str]:
+    """The fixtures of session scope that tests of this module use."""
+    found = set()
+    for item in request.session.items:
+        if item.path == request.path:
+            fixtures = item._fixtureinfo.name2fixturedefs
+            found |= {name for name, kinds in fixtures.items() if kinds[-1].scope == "session"}
+    return found - {"request"}
 
 
 @pytest.fixture

@@ -7,19 +7,16 @@ pulled from under a file system; it is asked again by each convergence, but not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
-from typing import Optional
 
 from agent import killpoint, layout, store
-from agent.faults import StepFailed
 from agent.resources import nic, switch
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_inputs import volumes_of
-from agent.resources.domain_xml import VolumeInput, describe, volume_aliases, volume_xml
+from agent.resources.domain_xml import VolumeInput, volume_aliases, volume_xml
 from agent.spec import HostSpec, Server
-from agent.system import libvirt_conn
-from agent.system.libvirt_conn import DomainView, LibvirtError
+from agent.system.libvirt_conn import DomainView
 
 
 class Attachments:
@@ -31,25 +28,25 @@ class Attachments:
         """Volumes that a guest has and should not have."""
         if not spec.backends and not layout.volumes(host.data).is_dir():
             return
-        for server, view in _guests(host, spec):
+        for server, view, described in nic.guests(host, spec):
             wanted = {each.volume_id for each in server.volumes}
-            for volume in describe(view.xml).volumes:
+            for volume in described.volumes:
                 if volume.serial not in wanted:
                     yield self._release(host, server, view, volume)
 
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Volumes that a guest should have; what does not run has them by its definition."""
         having = [server for server in spec.servers if server.volumes]
-        guests = {server.id: view for server, view in _guests(host, spec)} if having else {}
+        guests = nic.guests(host, spec) if having else ()
+        found_in = {server.id: described.volumes for server, _, described in guests}
         for server in having:
-            view = guests.get(server.id)
-            found = set() if view is None else {each.serial for each in describe(view.xml).volumes}
+            found = {each.serial for each in found_in.get(server.id, ())}
             for each in server.volumes:
                 step = Step(self.name, each.volume_id, "unchanged", server.version)
                 if server.moving or server.held:
                     step = Step(self.name, each.volume_id, "busy" if server.moving else "held")
                 elif each.volume_id not in found:
-                    step = self._missing(host, spec, server, view, step)
+                    step = self._missing(host, spec, server, server.id in found_in, step)
                 yield step
 
     def _release(self, host: Host, server: Server, view: DomainView, volume: VolumeInput) -> Step:
@@ -62,51 +59,22 @@ class Attachments:
             self.name, volume.serial, "removed", server.version, why=why, apply=work, parallel=True
         )
 
-    def _missing(
-        self, host: Host, spec: HostSpec, server: Server, view: Optional[DomainView], step: Step
-    ) -> Step:
-        for kind, key in (("volume", step.id), ("domain", server.id)):
-            if (kind, key) in host.failed:
-                words = f"not tried: {kind} {key} failed"
-                return switch.failed(self.name, step.id, step.version, words)
+    def _missing(self, host: Host, spec: HostSpec, server: Server, runs: bool, step: Step) -> Step:
+        words = host.not_tried(("volume", step.id), ("domain", server.id))
+        if words:
+            return switch.failed(self.name, step.id, step.version, words)
         if (nic.KIND.name, spec.host_id) in host.failed:
             return switch.failed(self.name, step.id, step.version, "libvirt did not say what runs")
-        if view is None:
+        if not runs:
             return step
         volume = next(each for each in volumes_of(host, spec, server) if each.serial == step.id)
-        work = partial(_plug, host, server, volume)
+        xml = volume_xml(volume, server.disk_bus)
+        work = partial(nic.plug, host, server.id, f"volume {step.id}", xml, volume.target)
         why = f"{server.guest.name} runs without volume {step.id}"
         return Step(self.name, step.id, "made", step.version, why=why, apply=work)
 
 
 KIND = Attachments()
-
-
-def _guests(host: Host, spec: HostSpec) -> Iterator[tuple[Server, DomainView]]:
-    """The servers that run here. What cannot be said of a domain is said by its own kind."""
-    try:
-        found = nic.running(host, spec)
-    except LibvirtError:
-        host.failed.add((nic.KIND.name, spec.host_id))
-        return
-    for server in spec.servers:
-        view = found.get(server.id)
-        if view is None or server.moving or server.held:
-            continue
-        mark = describe(view.xml).mark
-        if mark is not None and mark.cloud_id == spec.cloud_id:
-            yield server, view
-
-
-def _plug(host: Host, server: Server, volume: VolumeInput) -> Facts:
-    host.seen.pop(nic.RUNNING, None)
-    try:
-        libvirt_conn.plug(server.id, volume_xml(volume, server.disk_bus))
-    except LibvirtError as error:
-        words = f"the volume {volume.serial} could not be plugged into the running guest"
-        raise StepFailed(f"{words}, which gets it at its next start: {error}") from None
-    killpoint.reached(f"volume {volume.serial} plugged")
-    return {"device": volume.target}
 
 
 def _release(

@@ -66,6 +66,11 @@ class Host:
     fetch_disk: Optional[Callable[[Disk], None]] = None
     seen: dict[str, Any] = field(default_factory=dict)
 
+    def not_tried(self, *needs: tuple[str, Optional[str]]) -> str:
+        """Which of these parts (kind, id) has failed, as a reason not to try; empty: none has."""
+        failed = next((need for need in needs if need in self.failed), None)
+        return "" if failed is None else f"not tried: {failed[0]} {failed[1]} failed"
+
 
 class Kind(Protocol):
     """One kind of resource."""

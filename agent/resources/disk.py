@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from agent import disk_copies, images, inspection, killpoint, layout
+from agent import images, inspection, killpoint, layout
+from agent.copies import disk_copies
 from agent.faults import StepFailed
 from agent.resources import domain_power, nic, variables
 from agent.resources.base import Host, Step
@@ -98,8 +99,9 @@ class DiskKind:
             return self._step(
                 disk, "failed", Fault(f"disk {disk.id} of server {disk.server_id} is missing")
             )
-        if disk.image_id is not None and ("image", disk.image_id) in host.failed:
-            return self._step(disk, "failed", Fault(f"not tried: image {disk.image_id} failed"))
+        words = host.not_tried(("image", disk.image_id))
+        if words:
+            return self._step(disk, "failed", Fault(words))
 
         def make() -> None:
             if disk.source_host_id is not None:
@@ -218,22 +220,9 @@ def take_over(host: Host, spec: HostSpec, disk: Disk) -> None:
 
 def base_of(data: Path, spec: HostSpec, disk: Disk) -> Optional[ImageFile]:
     """The cached image that a disk is made from; StepFailed when it does not fit."""
-    if disk.image_id is None:
-        return None
-    image = next((image for image in spec.images if image.id == disk.image_id), None)
-    if image is None:
-        raise StepFailed(
-            f"disk {disk.id} needs image {disk.image_id}, which the spec does not have"
-        )
-    sidecar = images.cached(data, image.sha256)
-    if sidecar is None:
-        raise StepFailed(f"image {image.id} is not in the cache any more")
-    if sidecar.virtual_size_bytes > disk.size_bytes and disk.kind != variables.KIND:
-        raise StepFailed(
-            f"disk {disk.id} has {disk.size_bytes} bytes; "
-            f"its image needs {sidecar.virtual_size_bytes}"
-        )
-    return ImageFile(layout.image(data, image.sha256), sidecar.format)
+    # UEFI variables have the size that they have.
+    most = inspection.MAX_VIRTUAL_BYTES if disk.kind == variables.KIND else disk.size_bytes
+    return images.base_of(data, spec, f"disk {disk.id}", disk.image_id, most)
 
 
 def _fill(data: Path, part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
-from agent import killpoint, layout, store, whereabouts
+from agent import killpoint, layout, store
 from agent.faults import StepFailed, fault_of
+from agent.moves import whereabouts
 from agent.resources import adoption, configdrive, domain_power, nic, stray
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_inputs import (

@@ -18,7 +18,7 @@ from agent.faults import StepFailed
 from agent.resources import stray, switch
 from agent.resources.base import Facts, Host, Step
 from agent.resources.domain_inputs import Platform, nics_of
-from agent.resources.domain_xml import NicInput, describe, nic_aliases, nic_xml
+from agent.resources.domain_xml import Described, NicInput, describe, nic_aliases, nic_xml
 from agent.spec import HostSpec, Server
 from agent.system import libvirt_conn
 from agent.system.libvirt_conn import DomainView, LibvirtError
@@ -82,13 +82,11 @@ class Nics:
     def _plug(
         self, host: Host, step: Step, guest: Guest, nic: NicInput, platform: Platform
     ) -> Step:
-        for kind, key in (("port", step.id), ("domain", guest.server.id)):
-            if (kind, key) in host.failed:
-                return switch.failed(
-                    self.name, step.id, step.version, f"not tried: {kind} {key} failed"
-                )
+        words = host.not_tried(("port", step.id), ("domain", guest.server.id))
+        if words:
+            return switch.failed(self.name, step.id, step.version, words)
         device = nic_xml(nic, guest.server.nic_model, platform.offload)
-        work = partial(_plug, host, guest, nic, device)
+        work = partial(plug, host, guest.server.id, f"NIC {nic.mac}", device, nic.tap)
         why = f"{guest.server.guest.name} runs without {nic.mac}"
         return Step(self.name, step.id, "made", step.version, why=why, apply=work)
 
@@ -97,6 +95,15 @@ KIND = Nics()
 
 
 def _guests(host: Host, spec: HostSpec) -> Iterator[Guest]:
+    for server, view, described in guests(host, spec):
+        try:
+            wanted = nics_of(spec, server)
+        except StepFailed:
+            continue  # its domain's step says so
+        yield Guest(server, view.state, wanted, _named_as_now(view, described.nics))
+
+
+def guests(host: Host, spec: HostSpec) -> Iterator[tuple[Server, DomainView, Described]]:
     """The servers that run here. What cannot be said of a domain is said by its own kind."""
     try:
         found = running(host, spec)
@@ -108,13 +115,8 @@ def _guests(host: Host, spec: HostSpec) -> Iterator[Guest]:
         if view is None or server.moving or server.held:
             continue
         described = describe(view.xml)
-        if described.mark is None or described.mark.cloud_id != spec.cloud_id:
-            continue
-        try:
-            wanted = nics_of(spec, server)
-        except StepFailed:
-            continue
-        yield Guest(server, view.state, wanted, _named_as_now(view, described.nics))
+        if described.mark is not None and described.mark.cloud_id == spec.cloud_id:
+            yield server, view, described
 
 
 def _named_as_now(view: DomainView, nics: tuple[NicInput, ...]) -> tuple[NicInput, ...]:
@@ -149,15 +151,17 @@ def _port_id(host: Host, tap: str) -> str:
     return link.alias.rpartition(":")[2] if link is not None and link.alias else tap
 
 
-def _plug(host: Host, guest: Guest, nic: NicInput, device: str) -> Facts:
+def plug(host: Host, server_id: str, what: str, xml: str, device: str) -> Facts:
+    """Give a running guest a device, ``what`` for people, made of this XML; StepFailed says why
+    not."""
     host.seen.pop(RUNNING, None)
     try:
-        libvirt_conn.plug(guest.server.id, device)
+        libvirt_conn.plug(server_id, xml)
     except LibvirtError as error:
-        words = f"the NIC {nic.mac} could not be plugged into the running guest"
+        words = f"the {what} could not be plugged into the running guest"
         raise StepFailed(f"{words}, which gets it at its next start: {error}") from None
-    killpoint.reached(f"nic {nic.mac} plugged")
-    return {"device": nic.tap}
+    killpoint.reached(f"{what} plugged")
+    return {"device": device}
 
 
 def _release(host: Host, guest: Guest, nic: NicInput, patience_s: float) -> Facts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent import snapshots
+from agent.copies import snapshots
 from agent.resources.base import Host, Step
 from agent.spec import HostSpec
 

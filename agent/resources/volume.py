@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Optional
 
-from agent import images, killpoint, layout, store
+from agent import images, killpoint, store
 from agent.faults import StepFailed, fault_of
 from agent.resources import attachment, backend, nic
 from agent.resources.base import Facts, Host, Step
@@ -24,7 +23,6 @@ from agent.resources.volume_copy import AtRest, InUse, Still
 from agent.spec import HostSpec, Tombstone, Volume
 from agent.system import libvirt_conn
 from agent.system.libvirt_conn import LibvirtError
-from agent.system.qemu_img import ImageFile
 from agent.wire import Fault
 
 
@@ -123,10 +121,9 @@ class VolumeKind:
             # Nothing that needs it can be made, either.
             host.failed.add((self.name, volume.id))
             return replace(step, result="held")
-        for kind, key in (("image", volume.image_id), (self.name, volume.source_id)):
-            if key is not None and (kind, key) in host.failed:
-                fault = Fault(f"not tried: {kind} {key} failed")
-                return replace(step, result="failed", fault=fault)
+        words = host.not_tried(("image", volume.image_id), (self.name, volume.source_id))
+        if words:
+            return replace(step, result="failed", fault=Fault(words))
 
         # A guest's qemu makes one copy at a time.
         together = volume.source_id is None
@@ -161,7 +158,9 @@ def grow(home: Home, volume: Volume, users: list[str]) -> None:
 def _content(host: Host, spec: HostSpec, volume: Volume, facts: Facts) -> Optional[Content]:
     if volume.source_id is not None:
         return _copied(host, spec, volume, facts)
-    return None if volume.image_id is None else Still(_image(host.data, spec, volume))
+    what = f"volume {volume.id}"
+    base = images.base_of(host.data, spec, what, volume.image_id, volume.size_bytes)
+    return None if base is None else Still(base)
 
 
 def _copied(host: Host, spec: HostSpec, volume: Volume, facts: Facts) -> Content:
@@ -175,23 +174,6 @@ def _copied(host: Host, spec: HostSpec, volume: Volume, facts: Facts) -> Content
     if users:
         return InUse(host.data, found.id, users[0], facts)
     return AtRest(home_of(host, spec, found.backend_id).image(found), facts)
-
-
-def _image(data: Path, spec: HostSpec, volume: Volume) -> ImageFile:
-    image = next((image for image in spec.images if image.id == volume.image_id), None)
-    if image is None:
-        raise StepFailed(
-            f"volume {volume.id} needs image {volume.image_id}, which the spec does not have"
-        )
-    sidecar = images.cached(data, image.sha256)
-    if sidecar is None:
-        raise StepFailed(f"image {image.id} is not in the cache any more")
-    if sidecar.virtual_size_bytes > volume.size_bytes:
-        raise StepFailed(
-            f"volume {volume.id} has {volume.size_bytes} bytes; "
-            f"its image needs {sidecar.virtual_size_bytes}"
-        )
-    return ImageFile(layout.image(data, image.sha256), sidecar.format)
 
 
 def _users(host: Host, spec: HostSpec, volume_id: str) -> list[str]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent import live_copy, snapshots, store
+from agent import store
+from agent.copies import live_copy, snapshots
 from agent.resources.base import Facts
 from agent.system import files, qemu_img
 from agent.system.qemu_img import Image, ImageFile

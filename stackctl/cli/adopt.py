@@ -11,7 +11,7 @@ from stackctl.cli.frame import Output, asks, changes, command, confirm, destroys
 from stackctl.cli.render import Column
 
 if TYPE_CHECKING:
-    from stackctl.compute.adopting import Adoption
+    from stackctl.compute.adoption.adopting import Adoption
     from stackctl.identity.context import Context
 
 
@@ -83,8 +83,8 @@ def adopt(
 
     Example: stackctl adopt node7 wiki --network office --dry-run
     """
-    from stackctl.compute import adopting
-    from stackctl.compute.adoption_plan import AdoptRequest
+    from stackctl.compute.adoption import adopting
+    from stackctl.compute.adoption.plan import AdoptRequest
 
     def agree(plan: Adoption) -> None:
         if asks():

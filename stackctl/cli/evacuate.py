@@ -43,7 +43,7 @@ def evacuate(
 
     They keep their ids and addresses. Their host must be fenced.
     """
-    from stackctl.compute import evacuating
+    from stackctl.compute.moves import evacuating
 
     _fence(context, evacuating.lost_with(context, servers) if fence else ())
     confirm(f"Make {', '.join(servers)} anew from images? What was on their disks is lost.")
@@ -66,7 +66,7 @@ def host_evacuate(context: Context, output: Output, to: str | None, fence: bool,
 
     What was on the servers' disks is lost. The host must be fenced.
     """
-    from stackctl.compute import evacuating
+    from stackctl.compute.moves import evacuating
 
     _fence(context, (host,) if fence else ())
     confirm(f"Make the servers of {host} anew from images? What was on their disks is lost.")

@@ -48,7 +48,7 @@ def live_migrate(
     Its disks go along, as far as they differ from its image. If anything goes wrong it stays where
     it is, and runs on.
     """
-    from stackctl.compute import live_migration
+    from stackctl.compute.moves import live_migration
 
     if host is not None and option is not None:
         raise UsageError("The host is given twice.")
@@ -63,7 +63,7 @@ def live_migrate(
 @click.argument("migration", required=False)
 def live_migration_abort(context: Context, server: str, migration: str | None) -> None:
     """Call off the live migration that another command is at work on: the server stays."""
-    from stackctl.compute import live_migration
+    from stackctl.compute.moves import live_migration
 
     name = live_migration.abort(context, server, migration)
     say(f"The live migration of {name} {'would be' if context.dry_run else 'was'} called off.")
@@ -80,7 +80,7 @@ def host_drain(context: Context, output: Output, reason: str, host: str) -> None
     The host gets no new servers from then on (host-set --enable takes that back). --dry-run prints
     the plan. Ends with status 40 when servers remain, and says which and why.
     """
-    from stackctl.compute import draining
+    from stackctl.compute.moves import draining
 
     done = draining.drain(context, host, reason)
     output.list(done.value)

@@ -40,8 +40,8 @@ def migrate(context: Context, output: Output, host: str | None, live: bool, serv
 
     Then it waits (VERIFY_RESIZE) for resize-confirm or resize-revert; its old disks stay till then.
     """
-    from stackctl.compute.live_migration import live_migrate
-    from stackctl.compute.migrating import migrate as move
+    from stackctl.compute.moves.live_migration import live_migrate
+    from stackctl.compute.moves.migrating import migrate as move
 
     done = live_migrate(context, server, host) if live else move(context, server, host)
     output.show(done.value)
@@ -57,6 +57,6 @@ def migration_list(
     context: Context, output: Output, server: str | None, host: str | None, status: str | None
 ) -> None:
     """List the moves of servers from host to host, oldest first."""
-    from stackctl.compute.migrations import list_migrations
+    from stackctl.compute.moves.migrations import list_migrations
 
     output.list(list_migrations(context, server, host, status))

@@ -13,7 +13,7 @@ from stackctl.cli import render
 from stackctl.cli.frame import settings
 
 if TYPE_CHECKING:
-    from stackctl.compute.scheduler import Decision, Policy, Verdict
+    from stackctl.compute.scheduling.scheduler import Decision, Policy, Verdict
     from stackctl.identity.context import Context
 
 HOSTS_SHOWN = 20
@@ -56,7 +56,7 @@ def texts(context: Context, decisions: list[Decision]) -> Iterator[str]:
 
 
 def _line(decision: Decision, verdict: Verdict, policy: Policy) -> list[str]:
-    from stackctl.compute.scheduler import examine
+    from stackctl.compute.scheduling.scheduler import examine
 
     said = examine(decision, verdict.host_id, policy)
     filters = [f"{'' if item.passes else 'NO '}{item.filter}: {item.words}" for item in said]

@@ -49,8 +49,8 @@ def reachability(
 
     Example: stackctl reachability --proto tcp --port 22 --from internet
     """
-    from stackctl.compute.reachability import Question
-    from stackctl.compute.reachability import reachability as compute
+    from stackctl.compute.seeing.reachability import Question
+    from stackctl.compute.seeing.reachability import reachability as compute
 
     answer = compute(context, Question(proto, port, source, target))
     both = source is not None and target is not None

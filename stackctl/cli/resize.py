@@ -37,7 +37,7 @@ def resize(
     Without room on its host it goes to another one. Then it waits (VERIFY_RESIZE) for
     resize-confirm or resize-revert.
     """
-    from stackctl.compute import resizing
+    from stackctl.compute.moves import resizing
 
     if (flavor is None) == (option is None):
         raise UsageError("Give the flavor once: stackctl resize SERVER FLAVOR.")
@@ -50,7 +50,7 @@ def resize(
 @click.argument("server", type=words.SERVER)
 def resize_confirm(context: Context, output: Output, server: str) -> None:
     """Keep a resized server as it is; its old disks go."""
-    from stackctl.compute import resizing
+    from stackctl.compute.moves import resizing
 
     _end(context, output, resizing.confirm(context, server))
 
@@ -61,7 +61,7 @@ def resize_confirm(context: Context, output: Output, server: str) -> None:
 @click.argument("server", type=words.SERVER)
 def resize_revert(context: Context, output: Output, server: str) -> None:
     """Give a resized server its old flavor and disks back; what it wrote since then goes."""
-    from stackctl.compute import resizing
+    from stackctl.compute.moves import resizing
 
     _end(context, output, resizing.revert(context, server))
 

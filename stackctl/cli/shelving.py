@@ -25,7 +25,7 @@ def shelve(context: Context, offload: bool, servers: tuple[str, ...]) -> None:
 
     They keep their addresses. Ephemeral disks and swap are empty after unshelve.
     """
-    from stackctl.compute import shelving
+    from stackctl.compute.moves import shelving
 
     each_of(
         context,
@@ -40,7 +40,7 @@ def shelve(context: Context, offload: bool, servers: tuple[str, ...]) -> None:
 @click.argument("servers", nargs=-1, required=True, type=words.SERVER)
 def shelve_offload(context: Context, servers: tuple[str, ...]) -> None:
     """Free the hosts of servers that were shelved with --keep."""
-    from stackctl.compute import shelving
+    from stackctl.compute.moves import shelving
 
     each_of(context, servers, shelving.offload, "Offloaded")
 
@@ -54,8 +54,8 @@ def unshelve(
     context: Context, host: str | None, zone: str | None, servers: tuple[str, ...]
 ) -> None:
     """Start shelved servers again, on whatever host has room; their images go."""
-    from stackctl.compute import shelving
-    from stackctl.compute.rehousing import Wish
+    from stackctl.compute.moves import shelving
+    from stackctl.compute.moves.rehousing import Wish
 
     wish = Wish(host, zone)
     each_of(context, servers, lambda asker, name: shelving.unshelve(asker, name, wish), "Unshelved")

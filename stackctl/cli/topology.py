@@ -13,7 +13,7 @@ from stackctl.cli import words
 from stackctl.cli.frame import command, settings, terminal_width
 
 if TYPE_CHECKING:
-    from stackctl.compute.topology import Topology
+    from stackctl.compute.seeing.topology import Topology
     from stackctl.identity.context import Context
 
 FORMATS = ("text", "dot", "svg", "json")
@@ -42,7 +42,7 @@ def topology(context: Context, form: str | None, file: IO[str] | None) -> None:
 
     Example: stackctl topology --output cloud.svg
     """
-    from stackctl.compute.topology import topology as graph_of
+    from stackctl.compute.seeing.topology import topology as graph_of
 
     chosen = form or _ENDINGS.get(PurePath(file.name if file else "").suffix.lower(), "text")
     drawn = _drawn(chosen, graph_of(context), context, to_file=file is not None)
@@ -54,15 +54,15 @@ def topology(context: Context, form: str | None, file: IO[str] | None) -> None:
 
 def _drawn(form: str, graph: Topology, context: Context, *, to_file: bool) -> str:
     if form == "svg":
-        from stackctl.cli.topology_svg import svg
+        from stackctl.cli.drawing.svg import svg
 
         return svg(graph, f"{context.cloud.name}: project {context.project_name}")
     if form == "dot":
-        from stackctl.cli.topology_dot import dot
+        from stackctl.cli.drawing.dot import dot
 
         return dot(graph)
     if form == "json":
         return json.dumps(asdict(graph), indent=2, ensure_ascii=False) + "\n"
-    from stackctl.cli.topology_text import text
+    from stackctl.cli.drawing.text import text
 
     return text(graph, terminal_width() if not to_file else None, colour=not settings().no_color)

@@ -15,7 +15,7 @@ from stackctl.cli.frame import command, terminal_width
 from stackctl.cli.render import printable
 
 if TYPE_CHECKING:
-    from stackctl.compute.trace import Hop, Trace
+    from stackctl.compute.seeing.trace import Hop, Trace
     from stackctl.identity.context import Context
 
 NOT_DELIVERED = 1
@@ -64,8 +64,8 @@ def trace(
 
     Example: stackctl trace web-1 db --proto tcp --port 5432
     """
-    from stackctl.compute.trace import TraceRequest
-    from stackctl.compute.trace import trace as follow
+    from stackctl.compute.seeing.trace import TraceRequest
+    from stackctl.compute.seeing.trace import trace as follow
 
     request = TraceRequest(source, target, proto, port, src_port, size, reply)
     found = follow(context, request)

@@ -10,6 +10,7 @@ from stackctl.cli import words
 from stackctl.cli.frame import Output, command, lists, say
 from stackctl.cli.render import Column
 from stackctl.errors import NoCapacity
+from stackctl.names import some
 
 if TYPE_CHECKING:
     from stackctl.identity.context import Context
@@ -48,7 +49,7 @@ def what_if_drain(context: Context, output: Output, host: str) -> None:
     if stuck:
         raise NoCapacity(
             f"{len(stuck)} of {len(moves)} servers of host {host} fit nowhere else: "
-            f"{', '.join(stuck[:5])}{' ...' if len(stuck) > 5 else ''}. Nothing was changed.",
+            f"{some(stuck)}. Nothing was changed.",
             hint="stackctl host-list   (what each host has and has given)",
         )
 

@@ -14,12 +14,13 @@ from stackctl.compute.disks import add_variables, bury_all
 from stackctl.compute.hardware import display_wanted, hardware_of, has_nvram, wish_of
 from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
-from stackctl.compute.scheduler import Decision, place
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.scheduler import Decision, place
 from stackctl.compute.types import GIB, BootRequest, Nic
 from stackctl.errors import Conflict
 from stackctl.identity.context import Context
 from stackctl.identity.quota import require
+from stackctl.names import some
 from stackctl.network.addresses import WantedAddress
 from stackctl.network.allocation import (
     bind_port,
@@ -151,7 +152,7 @@ def _refuse_taken_names(
     )
     if taken:
         raise Conflict(
-            f"There is already a server called {', '.join(taken[:5])}. Nothing was booted.",
+            f"There is already a server called {some(taken)}. Nothing was booted.",
             hint="stackctl delete NAME, or boot under another name",
         )
 

@@ -20,7 +20,7 @@ from stackctl.compute.types import BootRequest, GuestFile, Nic, Server
 from stackctl.compute.views import first_result, servers_by_id
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity.bootstrap import make_keypair
-from stackctl.identity.context import Context, find_own
+from stackctl.identity.context import Context, find_own, named, own_rows
 from stackctl.names import checked_name
 from stackctl.network.finding import visible_network
 from stackctl.network.networks import NewNetwork, add_network, drop_network
@@ -104,11 +104,7 @@ def create_cluster(context: Context, wanted: NewCluster) -> Done[list[Server]]:
 def list_clusters(context: Context) -> list[Cluster]:
     """The project's clusters."""
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM clusters WHERE project_id = ? AND deleted_at IS NULL ORDER BY name",
-            context.project_id,
-        )
-        return [_cluster(reader, row) for row in rows]
+        return [_cluster(reader, row) for row in own_rows(context, reader, "clusters", "name")]
 
 
 def show_cluster(context: Context, word: str) -> Cluster:
@@ -182,12 +178,7 @@ def _row(context: Context, reader: Reader, word: str) -> Row:
 def _write_cluster(
     context: Context, writer: Writer, wanted: NewCluster, private_key: str, public_key: str
 ) -> str:
-    taken = writer.one(
-        "SELECT id FROM clusters WHERE project_id = ? AND name = ? AND deleted_at IS NULL",
-        context.project_id,
-        wanted.name,
-    )
-    if taken is not None:
+    if named(writer, "clusters", context.project_id, wanted.name):
         raise Conflict(f"There is already a cluster called {wanted.name}. Nothing was made.")
     row = {
         "id": new_id(),

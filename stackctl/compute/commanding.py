@@ -120,11 +120,10 @@ def note_server(
     """Write into the diary what somebody did to a server."""
     note(
         writer,
-        action=action,
-        kind="server",
-        resource_id=server["id"],
-        name=server["name"],
-        message=message,
+        action,
+        "server",
+        server,
+        message,
         host=host,
         user_name=context.operator,
         operation_id=operation_id,

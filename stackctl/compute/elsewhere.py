@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stackctl.compute import booking, volume_rows
 from stackctl.compute.placing import NoValidHost, record_decision
-from stackctl.compute.scheduler import reasons
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.scheduler import reasons
 from stackctl.compute.types import Server
 from stackctl.compute.views import read_servers, servers_by_id
 from stackctl.errors import HostUnreachable, StackctlError
@@ -137,11 +137,10 @@ class _Retries:
         )
         note(
             writer,
-            action="boot",
-            kind="server",
-            resource_id=server["id"],
-            name=server["name"],
-            message=f"taken from {host}, which could not build it: {words}",
+            "boot",
+            "server",
+            server,
+            f"taken from {host}, which could not build it: {words}",
             level="warning",
             host=host,
             user_name=self._context.operator,
@@ -282,11 +281,10 @@ def _remember_refusal(context: Context, error: NoValidHost) -> None:
         record_decision(context, writer, decision, None, None)
         note(
             writer,
-            action="boot",
-            kind="server",
-            resource_id="",
-            name=decision.request.name,
-            message=error.message,
+            "boot",
+            "server",
+            {"id": "", "name": decision.request.name},
+            error.message,
             level="error",
             user_name=context.operator,
         )

@@ -11,7 +11,7 @@ from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.hints import asked, hints_of
 from stackctl.compute.resolving import Resolved
-from stackctl.compute.scheduler import Decision, Placer, Request, no_valid_host
+from stackctl.compute.scheduling.scheduler import Decision, Placer, Request, no_valid_host
 from stackctl.errors import NoCapacity
 from stackctl.hostspec.build import TUNNEL_TYPES
 from stackctl.identity.context import Context

@@ -70,11 +70,10 @@ def _write(context: Context, writer: Writer, server: Row, state: str) -> None:
         message = f"{server['vm_state']} -> {vm_state} (power state {state}), by itself"
         note(
             writer,
-            action="refresh",
-            kind="server",
-            resource_id=server["id"],
-            name=server["name"],
-            message=message,
+            "refresh",
+            "server",
+            server,
+            message,
             host=writer.get("hosts", server["host_id"])["name"],
             user_name=context.operator,
         )

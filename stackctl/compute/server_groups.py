@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
-from stackctl.identity.context import Context, find_own
+from stackctl.identity.context import Context, find_own, own_rows
 from stackctl.names import checked_name
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one
@@ -78,11 +78,7 @@ def create_server_group(context: Context, wanted: NewServerGroup) -> Done[Server
 def list_server_groups(context: Context) -> list[ServerGroup]:
     """The project's groups, the oldest first."""
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM server_groups WHERE deleted_at IS NULL AND project_id = ? "
-            "ORDER BY created_at, name",
-            context.project_id,
-        )
+        rows = own_rows(context, reader, "server_groups", "created_at, name")
         return [server_group_from(reader, row) for row in rows]
 
 

@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Sequence
 
 from stackctl.compute import booking, lifecycle, volume_rows
-from stackctl.compute.adoption_rows import take_back
+from stackctl.compute.adoption.rows import take_back
 from stackctl.compute.commanding import command, note_server
 from stackctl.compute.disks import bury_all
 from stackctl.compute.elsewhere import carry_out
-from stackctl.compute.moving import end_moves
+from stackctl.compute.moves.moving import end_moves
 from stackctl.compute.resolving import resolve
 from stackctl.compute.types import BootRequest, Server
 from stackctl.compute.views import first_result, server_row

@@ -11,7 +11,7 @@ from stackctl.compute.hardware import wish_of, with_display
 from stackctl.compute.types import Server, ServerChange
 from stackctl.compute.views import server_row, servers_by_id
 from stackctl.errors import Conflict, HostUnreachable, PartlyDone, UsageError
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, named
 from stackctl.names import checked_name, refuse_control_characters
 from stackctl.operation import Done
 from stackctl.operation.resource import change_one
@@ -94,11 +94,7 @@ def set_server(context: Context, word: str, change: ServerChange) -> Done[Server
 
 def refuse_taken(reader: Reader, server: Row, name: str) -> None:
     """Conflict when another server of the project has this name."""
-    taken = reader.one(
-        "SELECT id FROM servers WHERE project_id = ? AND name = ? AND deleted_at IS NULL",
-        server["project_id"],
-        name,
-    )
+    taken = named(reader, "servers", server["project_id"], name)
     if taken is not None:
         raise Conflict(
             f"There is already a server called {name} ({taken['id']}). {server['name']} keeps its "

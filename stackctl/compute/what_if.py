@@ -10,8 +10,8 @@ from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
 from stackctl.compute.placing import placement_of
 from stackctl.compute.resolving import MAX_COUNT, root_disk_gb
-from stackctl.compute.scheduler import Placer, Request, decide, reasons
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.scheduler import Placer, Request, decide, reasons
 from stackctl.errors import UsageError
 from stackctl.identity.context import Context
 from stackctl.image.service import usable_image

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stackctl.errors import Conflict, NotFound, UsageError
 from stackctl.hosts import checks
 from stackctl.identity.context import Context
-from stackctl.names import checked_name, refuse_control_characters
+from stackctl.names import checked_name, refuse_control_characters, some
 from stackctl.operation import Done
 from stackctl.operation.resource import change_one
 from stackctl.state import Reader, Row, Writer, find, new_id, now, read
@@ -292,12 +292,8 @@ def _refuse_servers(reader: Reader, host: Row, zone: str) -> None:
     if servers:
         raise Conflict(
             f"Host {host['name']} cannot go from zone {host['zone']} to {zone}: one or more hosts "
-            f"contain instances in this zone: {_some(servers)}. Nothing was changed."
+            f"contain instances in this zone: {some(servers)}. Nothing was changed."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _refuse_taken(reader: Reader, name: str) -> None:

@@ -31,12 +31,11 @@ def welcome(context: Context, row: Row, hello: Hello) -> None:
             writer.change.hosts.add(row["id"])
         note(
             writer,
-            action="host-prepare",
-            kind="host",
-            resource_id=row["id"],
-            name=row["name"],
+            "host-prepare",
+            "host",
+            row,
+            "prepared",
             host=row["name"],
-            message="prepared",
             user_name=context.operator,
         )
 

@@ -174,12 +174,11 @@ def _note_added(context: Context, writer: Writer, row: Row, missing: list[str]) 
     message = f"{row['vcpus']} CPUs, {row['ram_mb']} MB, {row['disk_gb']} GB"
     note(
         writer,
-        action="host-add",
-        kind="host",
-        resource_id=row["id"],
-        name=row["name"],
+        "host-add",
+        "host",
+        row,
+        "; ".join([message, *missing]),
         host=row["name"],
-        message="; ".join([message, *missing]),
         level="warning" if missing else "info",
         user_name=context.operator,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from stackctl.errors import Conflict, HostUnreachable, StackctlError
@@ -10,6 +11,7 @@ from stackctl.hosts.types import Host
 from stackctl.hosts.views import read_host
 from stackctl.identity.bootstrap import public_key
 from stackctl.identity.context import Context
+from stackctl.names import some
 from stackctl.operation import Done, run
 from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.convergence import acting_session
@@ -57,15 +59,10 @@ def _require_empty(reader: Reader, row: Row, off_for_good: bool) -> None:
         "SELECT name FROM servers WHERE host_id = ? AND deleted_at IS NULL ORDER BY name",
         row["id"],
     )
-    if servers:
-        names = ", ".join(servers[:5]) + (" ..." if len(servers) > 5 else "")
-        raise Conflict(
-            f"{len(servers)} servers are on host {row['name']}: {names}. Nothing was changed.",
-            hint="delete them first: stackctl delete NAME",
-        )
-    _require_no_routers(reader, row)
-    _require_no_volumes(reader, row)
-    _require_no_moves(reader, row)
+    _refuse(servers, "servers are on", row, "delete them first: stackctl delete NAME")
+    _refuse_routers(reader, row)
+    _refuse_volumes(reader, row)
+    _refuse_moves(reader, row)
     waiting = reader.value(
         "SELECT count(*) FROM tombstones WHERE host_id = ? AND acknowledged_at IS NULL", row["id"]
     )
@@ -77,47 +74,43 @@ def _require_empty(reader: Reader, row: Row, off_for_good: bool) -> None:
         )
 
 
-def _require_no_routers(reader: Reader, row: Row) -> None:
-    routers = reader.column(
-        "SELECT name FROM routers WHERE host_id = ? AND deleted_at IS NULL ORDER BY name", row["id"]
-    )
-    if routers:
-        names = ", ".join(routers[:5]) + (" ..." if len(routers) > 5 else "")
+def _refuse(names: Sequence[str], what: str, host: Row, hint: str) -> None:
+    """Conflict while any are there; ``what`` they are and how they hold the host; {} in the hint
+    is the first of them."""
+    if names:
         raise Conflict(
-            f"{len(routers)} routers are on host {row['name']}: {names}. Nothing was changed.",
-            hint=f"move them first: stackctl router-move {routers[0]}",
+            f"{len(names)} {what} host {host['name']}: {some(names)}. Nothing was changed.",
+            hint=hint.format(names[0]),
         )
 
 
-def _require_no_moves(reader: Reader, row: Row) -> None:
+def _refuse_routers(reader: Reader, row: Row) -> None:
+    routers = reader.column(
+        "SELECT name FROM routers WHERE host_id = ? AND deleted_at IS NULL ORDER BY name", row["id"]
+    )
+    _refuse(routers, "routers are on", row, "move them first: stackctl router-move {}")
+
+
+def _refuse_moves(reader: Reader, row: Row) -> None:
     """What a server left behind on this host goes when its move is confirmed."""
     moved = reader.column(
         "SELECT servers.name FROM migrations JOIN servers ON servers.id = migrations.server_id "
         "WHERE migrations.claim_host_id = ? AND servers.deleted_at IS NULL ORDER BY servers.name",
         row["id"],
     )
-    if moved:
-        raise Conflict(
-            f"{len(moved)} servers that move, or were moved, have disks or room on host "
-            f"{row['name']}: {', '.join(moved[:5])}. Nothing was changed.",
-            hint=f"stackctl resize-confirm {moved[0]}   (or resize-revert)",
-        )
+    what = "servers that move, or were moved, have disks or room on"
+    _refuse(moved, what, row, "stackctl resize-confirm {}   (or resize-revert)")
 
 
-def _require_no_volumes(reader: Reader, row: Row) -> None:
+def _refuse_volumes(reader: Reader, row: Row) -> None:
     volumes = reader.column(
         "SELECT name FROM volumes WHERE host_id = ? AND deleted_at IS NULL UNION ALL "
         "SELECT name FROM volume_snapshots WHERE host_id = ? AND deleted_at IS NULL ORDER BY name",
         row["id"],
         row["id"],
     )
-    if volumes:
-        names = ", ".join(volumes[:5]) + (" ..." if len(volumes) > 5 else "")
-        raise Conflict(
-            f"{len(volumes)} volumes or snapshots are on host {row['name']}: {names}. Nothing was "
-            "changed.",
-            hint="delete them first: stackctl volume-delete, stackctl volume-snapshot-delete",
-        )
+    hint = "delete them first: stackctl volume-delete, stackctl volume-snapshot-delete"
+    _refuse(volumes, "volumes or snapshots are on", row, hint)
 
 
 def _clean(context: Context, row: Row, off_for_good: bool) -> None:
@@ -209,13 +202,4 @@ def return_host(context: Context, word: str) -> Done[Host]:
 
 
 def _note(context: Context, writer: Writer, row: Row, action: str, message: str) -> None:
-    note(
-        writer,
-        action=action,
-        kind="host",
-        resource_id=row["id"],
-        name=row["name"],
-        host=row["name"],
-        message=message,
-        user_name=context.operator,
-    )
+    note(writer, action, "host", row, message, host=row["name"], user_name=context.operator)

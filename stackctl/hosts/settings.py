@@ -226,11 +226,10 @@ def _note_changes(context: Context, writer: Writer, row: Row, values: Row) -> No
     shown = [f"{name} {row[name]!r} -> {value!r}" for name, value in values.items()]
     note(
         writer,
-        action="host-set",
-        kind="host",
-        resource_id=row["id"],
-        name=row["name"],
+        "host-set",
+        "host",
+        row,
+        ", ".join(shown),
         host=row["name"],
-        message=", ".join(shown),
         user_name=context.operator,
     )

@@ -74,6 +74,23 @@ def admin_context(
     )
 
 
+def own_rows(context: Context, reader: Reader, table: str, order: str = "rowid") -> list[Row]:
+    """The live rows of the asker's project, oldest first unless ``order`` says otherwise."""
+    return reader.all(
+        f"SELECT * FROM {table} WHERE deleted_at IS NULL AND project_id = ? ORDER BY {order}",
+        context.project_id,
+    )
+
+
+def named(reader: Reader, table: str, project_id: str, name: str) -> Row | None:
+    """The live row of a project that has exactly this name."""
+    return reader.one(
+        f"SELECT * FROM {table} WHERE project_id = ? AND name = ? AND deleted_at IS NULL",
+        project_id,
+        name,
+    )
+
+
 def find_own(context: Context, reader: Reader, table: str, word: str, *, noun: str) -> Row:
     """A live row of the asker's project by name, id or beginning of an id."""
     return find(

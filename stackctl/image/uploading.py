@@ -123,11 +123,10 @@ class _Uploading:
         place.record(writer, image_id)
         note(
             writer,
-            action="upload",
-            kind="image",
-            resource_id=image_id,
-            name=image["name"],
-            message=self.operation.summary,
+            "upload",
+            "image",
+            {"id": image_id, "name": image["name"]},
+            self.operation.summary,
             user_name=context.operator,
             operation_id=self.operation.id,
         )

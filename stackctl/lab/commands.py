@@ -28,6 +28,8 @@ def run(
             capture_output=True,
             timeout=timeout,
             check=False,
+            # The locks of store.py go along: a tool that outlives its caller still holds the lab.
+            close_fds=False,
             env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError:

@@ -47,13 +47,18 @@ def save(folder: Path, state: LabState) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lab: its folder is the lock, so that removing the lab leaves no lock file."""
+    """Hold the lab: its folder is the lock, so that removing the lab leaves no lock file.
+
+    Tools that run under it hold it, too, until they end (``commands.run``): what a command that
+    was killed had begun is not still under way when the next one looks.
+    """
     while True:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             raise NotFound(f"There is no lab in {folder}.", hint="stackctl lab-up") from None
         try:
+            os.set_inheritable(descriptor, True)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_still(folder, descriptor):
                 yield

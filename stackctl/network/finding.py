@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from stackctl.errors import NotFound
 from stackctl.identity.context import Context, find_own
+from stackctl.names import some
 from stackctl.network.membership import DEFAULT, default_group
 from stackctl.state import Reader, Row, Writer, find
 
@@ -66,7 +67,7 @@ def _find_subnet(reader: Reader, word: str, where: str, parameter: str) -> Row:
         if not rows:
             raise
         if len(rows) > 1:
-            named = ", ".join(f"{row['cidr']} ({row['id'][:8]})" for row in rows[:5])
+            named = some([f"{row['cidr']} ({row['id'][:8]})" for row in rows])
             raise NotFound(f"'{word}' may mean any of these subnets: {named}.") from error
         return rows[0]
 
@@ -128,6 +129,6 @@ def own_rule(context: Context, reader: Reader, word: str) -> Row:
             f"There is no security group rule '{word}'.", hint="stackctl security-group-rule-list"
         )
     if len(rows) > 1:
-        ids = ", ".join(row["id"] for row in rows[:5])
+        ids = some([row["id"] for row in rows])
         raise NotFound(f"More than one security group rule begins with '{word}': {ids}.")
     return rows[0]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from stackctl.errors import Conflict, NotFound, StackctlError, UsageError
 from stackctl.identity import quota
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, own_rows
 from stackctl.names import refuse_control_characters
 from stackctl.network import addresses
 from stackctl.network.addresses import WantedAddress
@@ -101,10 +101,7 @@ def list_floating_ips(
 ) -> list[FloatingIp]:
     """The project's floating IPs, oldest first; of one network, port or router."""
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM floating_ips WHERE deleted_at IS NULL AND project_id = ? ORDER BY rowid",
-            context.project_id,
-        )
+        rows = own_rows(context, reader, "floating_ips")
         if network is not None:
             id_ = visible_network(context, reader, network)["id"]
             rows = [row for row in rows if row["network_id"] == id_]

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
-from stackctl.identity.context import Context
-from stackctl.names import checked_name, refuse_control_characters
+from stackctl.identity.context import Context, named, own_rows
+from stackctl.names import checked_name, refuse_control_characters, some
 from stackctl.network.finding import own_group
 from stackctl.network.membership import DEFAULT, default_group, insert_group
 from stackctl.network.types import SecurityGroup, group_from
@@ -57,12 +57,7 @@ def list_groups(context: Context) -> list[SecurityGroup]:
     """The project's groups, the oldest first."""
     ensure_default(context)
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM security_groups WHERE deleted_at IS NULL AND project_id = ?"
-            " ORDER BY rowid",
-            context.project_id,
-        )
-        return [group_from(reader, row) for row in rows]
+        return [group_from(reader, row) for row in own_rows(context, reader, "security_groups")]
 
 
 def show_group(context: Context, word: str) -> SecurityGroup:
@@ -118,7 +113,7 @@ def delete_group(context: Context, word: str) -> Done[SecurityGroup]:
 def ensure_default(context: Context) -> None:
     """Make the project's default group if nobody has needed it yet."""
     with read(context.cloud) as reader:
-        if _named(reader, context.project_id, DEFAULT) is not None:
+        if named(reader, "security_groups", context.project_id, DEFAULT) is not None:
             return
     with write(context.cloud) as writer:
         default_group(writer, context.project_id)
@@ -132,14 +127,6 @@ def checked_description(text: str) -> str:
     return text
 
 
-def _named(reader: Reader, project_id: str, name: str) -> Row | None:
-    return reader.one(
-        "SELECT * FROM security_groups WHERE project_id = ? AND name = ? AND deleted_at IS NULL",
-        project_id,
-        name,
-    )
-
-
 def _refuse_default(name: str) -> None:
     if name.lower() == DEFAULT:
         raise Conflict(
@@ -149,7 +136,7 @@ def _refuse_default(name: str) -> None:
 
 
 def _refuse_taken(reader: Reader, project_id: str, name: str) -> None:
-    if _named(reader, project_id, name) is not None:
+    if named(reader, "security_groups", project_id, name) is not None:
         raise Conflict(f"There is already a security group called {name}. Nothing was changed.")
 
 
@@ -161,10 +148,9 @@ def _refuse_in_use(reader: Reader, group: Row) -> None:
         group["id"],
     )
     if ports:
-        names = ", ".join(port["name"] or port["hostname"] or port["id"] for port in ports[:10])
-        more = f" and {len(ports) - 10} more" if len(ports) > 10 else ""
+        names = some([port["name"] or port["hostname"] or port["id"] for port in ports])
         raise Conflict(
-            f"Security Group {group['name']} in use. These ports are in it: {names}{more}.",
+            f"Security Group {group['name']} in use. These ports are in it: {names}.",
             hint=f"stackctl port-list --security-group {group['id']}",
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stackctl.errors import Conflict
+from stackctl.identity.context import named
 from stackctl.state import Reader, Writer, new_id, now
 
 DEFAULT = "default"
@@ -22,13 +23,9 @@ NEEDS_SECURITY = (
 
 def default_group(writer: Writer, project_id: str) -> str:
     """The id of a project's default group, which is made when it is first asked for."""
-    held = writer.value(
-        "SELECT id FROM security_groups WHERE project_id = ? AND name = ? AND deleted_at IS NULL",
-        project_id,
-        DEFAULT,
-    )
+    held = named(writer, "security_groups", project_id, DEFAULT)
     if held is not None:
-        return str(held)
+        return str(held["id"])
     group_id = insert_group(writer, project_id, DEFAULT, DEFAULT_DESCRIPTION)
     for ethertype in ("IPv4", "IPv6"):
         _insert_open_rule(writer, project_id, group_id, "ingress", ethertype, group_id)

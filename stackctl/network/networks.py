@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
 from stackctl.identity.context import Context
-from stackctl.names import checked_name
+from stackctl.names import checked_name, some
 from stackctl.network import addresses, segments, subnet_rules
 from stackctl.network.finding import VISIBLE_NETWORK, own_network, visible_network
 from stackctl.network.segments import Segment
@@ -205,11 +205,9 @@ def _refuse_in_use(writer: Writer, network: Row) -> None:
     users = [port_label(writer, port) for port in ports]
     users += floating_labels(writer, "network_id", network["id"])
     if users:
-        names = ", ".join(users[:10])
-        more = f" and {len(users) - 10} more" if len(users) > 10 else ""
         raise Conflict(
             f"Unable to complete operation on network {network['name']}. There are one or more "
-            f"ports still in use on the network: {names}{more}.",
+            f"ports still in use on the network: {some(users)}.",
             hint=f"stackctl port-list --network {network['id']}",
         )
 
@@ -239,7 +237,7 @@ def _refuse_gateways(reader: Reader, network: Row) -> None:
     if users:
         raise Conflict(
             f"External network {network['name']} cannot be updated to be made non-external, since "
-            f"it has existing gateway ports or floating IPs: {', '.join(users[:10])}.",
+            f"it has existing gateway ports or floating IPs: {some(users)}.",
             hint="stackctl router-gateway-clear ROUTER",
         )
 

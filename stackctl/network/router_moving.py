@@ -129,11 +129,10 @@ def _bring_up(context: Context, writer: Writer, operation: Operation, before: Ro
     value = router_from(writer, writer.get("routers", before["id"]))
     note(
         writer,
-        action="move",
-        kind="router",
-        resource_id=value.id,
-        name=value.name,
-        message=f"moved to host {value.host}",
+        "move",
+        "router",
+        {"id": value.id, "name": value.name},
+        f"moved to host {value.host}",
         host=value.host,
         user_name=context.operator,
         operation_id=operation.id,

@@ -15,6 +15,7 @@ from agent.spec import HostRoute
 from stackctl.errors import Conflict
 from stackctl.identity import quota
 from stackctl.identity.context import Context
+from stackctl.names import some
 from stackctl.network import addresses, allocation, membership
 from stackctl.network.floating_rows import touch_router
 from stackctl.network.ports import FixedIp, resolve_fixed_ips
@@ -154,7 +155,7 @@ def clear_gateway(writer: Writer, router: Row) -> None:
         raise Conflict(
             f"Gateway cannot be updated for router {router['name']}, since a gateway to external "
             f"network {network['name']} is required by one or more floating IPs: "
-            f"{', '.join(needing[:10])}.",
+            f"{some(needing)}.",
             hint=f"stackctl floatingip-disassociate {needing[0]}",
         )
     _refuse_routes(writer, router, port, f"Gateway of router {router['name']}")
@@ -263,7 +264,7 @@ def _refuse_needed(reader: Reader, router: Row, port: Row) -> None:
     if needing:
         raise Conflict(
             f"{what} cannot be deleted, as it is required by one or more floating IPs: "
-            f"{', '.join(needing[:10])}.",
+            f"{some(needing)}.",
             hint=f"stackctl floatingip-disassociate {needing[0]}",
         )
     _refuse_routes(reader, router, port, what)
@@ -274,7 +275,7 @@ def _refuse_routes(reader: Reader, router: Row, port: Row, what: str) -> None:
     cidrs = [reader.get("subnets", each.subnet_id)["cidr"] for each in held]
     needing = routes_through(routes_of(router), cidrs)
     if needing:
-        said = ", ".join(f"{route.destination} via {route.nexthop}" for route in needing[:10])
+        said = some([f"{route.destination} via {route.nexthop}" for route in needing])
         raise Conflict(
             f"{what} cannot be deleted, as it is required by one or more routes: {said}.",
             hint=f"stackctl router-set {router['name']} --no-route",

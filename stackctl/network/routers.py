@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from agent.spec import HostRoute
 from stackctl.errors import Conflict, NotFound, UsageError
 from stackctl.identity import quota
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, named, own_rows
 from stackctl.names import checked_name
 from stackctl.network import addresses, router_placing, router_ports
 from stackctl.network.finding import own_port, own_router, visible_network, visible_subnet
@@ -81,11 +81,7 @@ def create_router(context: Context, wanted: NewRouter) -> Done[Router]:
 def list_routers(context: Context) -> list[Router]:
     """The project's routers, oldest first."""
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM routers WHERE deleted_at IS NULL AND project_id = ? ORDER BY rowid",
-            context.project_id,
-        )
-        return [router_from(reader, row) for row in rows]
+        return [router_from(reader, row) for row in own_rows(context, reader, "routers")]
 
 
 def show_router(context: Context, word: str) -> Router:
@@ -242,8 +238,7 @@ def _set_columns(writer: Writer, router: Row, change: RouterChange) -> None:
     touch_router(writer, router["id"])
     if change.name is not None and change.name != router["name"]:
         name = checked_name("router", change.name)
-        taken = "SELECT 1 FROM routers WHERE project_id = ? AND name = ? AND deleted_at IS NULL"
-        if writer.value(taken, router["project_id"], name):
+        if named(writer, "routers", router["project_id"], name):
             raise _name_taken(name)
         writer.update("routers", router["id"], name=name)
     if change.admin_up is not None:

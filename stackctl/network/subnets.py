@@ -12,7 +12,7 @@ from agent.spec import HostRoute
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
 from stackctl.identity.context import Context
-from stackctl.names import checked_name
+from stackctl.names import checked_name, some
 from stackctl.network import addresses, subnet_rules
 from stackctl.network.allocation import dhcp_port_id, ensure_dhcp_port, release_port
 from stackctl.network.choice import lowest_free
@@ -253,10 +253,9 @@ def _refuse_in_use(reader: Reader, subnet: Row) -> None:
     users = [port_label(reader, port) for port in _ports_in(reader, subnet)]
     users += floating_labels(reader, "subnet_id", subnet["id"])
     if users:
-        names = ", ".join(users[:10])
         raise Conflict(
             f"Unable to complete operation on subnet {addresses.subnet_label(subnet)}: One or more "
-            f"ports have an IP allocation from this subnet: {names}.",
+            f"ports have an IP allocation from this subnet: {some(users)}.",
             hint=f"stackctl port-list --network {subnet['network_id']}",
         )
 

@@ -170,11 +170,10 @@ def mark_unreachable(context: Context, host_id: str, why: str) -> None:
         name = writer.get("hosts", host_id)["name"]
         note(
             writer,
-            action="connect",
-            kind="host",
-            resource_id=host_id,
-            name=name,
-            message=why,
+            "connect",
+            "host",
+            {"id": host_id, "name": name},
+            why,
             level="error",
             host=name,
             user_name=context.operator,

@@ -310,11 +310,10 @@ class Reporter:
         self.failures.append(Failure(report.kind, id_, name, self.host_name, message))
         note(
             writer,
-            action="converge",
-            kind=report.kind,
-            resource_id=id_,
-            name=name,
-            message=message,
+            "converge",
+            report.kind,
+            {"id": id_, "name": name},
+            message,
             level="error",
             host=self.host_name,
             user_name=self.user_name,
@@ -335,11 +334,10 @@ class Reporter:
     ) -> None:
         note(
             writer,
-            action="converge",
-            kind="server",
-            resource_id=server["id"],
-            name=server["name"],
-            message=message,
+            "converge",
+            "server",
+            server,
+            message,
             level=level,
             host=self.host_name,
             user_name=self.user_name,

@@ -77,11 +77,10 @@ def prepare_one(
             value = work(writer)
             note(
                 writer,
-                action=action,
-                kind=noun,
-                resource_id=value.id,
-                name=value.name,
-                message=done_to,
+                action,
+                noun,
+                {"id": value.id, "name": value.name},
+                done_to,
                 user_name=context.operator,
                 operation_id=operation.id,
             )

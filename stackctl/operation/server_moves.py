@@ -224,11 +224,10 @@ def note_move(
     user_name = writer.value("SELECT user_name FROM operations WHERE id = ?", id_) or ""
     note(
         writer,
-        action=_ACTIONS[migration["kind"]],
-        kind="server",
-        resource_id=server["id"],
-        name=server["name"],
-        message=message,
+        _ACTIONS[migration["kind"]],
+        "server",
+        server,
+        message,
         level=level,
         host=writer.get("hosts", host_id)["name"],
         user_name=user_name,

@@ -41,11 +41,10 @@ def fail_build(writer: Writer, server: Row, host: str, message: str, operation_i
     writer.update("servers", server["id"], **values, fault_json=json.dumps(fault))
     note(
         writer,
-        action="build",
-        kind="server",
-        resource_id=server["id"],
-        name=server["name"],
-        message=message,
+        "build",
+        "server",
+        server,
+        message,
         level="error",
         host=host,
         operation_id=operation_id,

@@ -3,8 +3,8 @@
 The first host that lacks an image gets it from the controller; the others wait and are told which
 host has it. Whoever has got it gives it on, to GIVEN_AT_ONCE others at a time, so the number of
 givers doubles. What opens a giver is made for one operation: a certificate whose key only the
-givers have, and a token for each copy (see agent.peers). Whatever goes wrong with a giver, the
-controller sends the image itself. A disk that moves comes from its host alone.
+givers have, and a token for each copy (see agent.copies.peers). Whatever goes wrong with a giver,
+the controller sends the image itself. A disk that moves comes from its host alone.
 """
 
 from __future__ import annotations

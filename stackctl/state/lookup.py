@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from stackctl.errors import NotFound
+from stackctl.names import some
 from stackctl.state.db import Reader, Row
 
 _ID_START = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
@@ -31,7 +32,7 @@ def find(
     if not rows:
         raise NotFound(f"There is no {noun} '{word}'.", hint=f"stackctl {list_command(noun)}")
     if len(rows) > 1:
-        ids = ", ".join(str(row["id"]) for row in rows[:5])
+        ids = some([str(row["id"]) for row in rows])
         raise NotFound(f"More than one {noun} is called '{word}': {ids}. Give the id instead.")
     return rows[0]
 

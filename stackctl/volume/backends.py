@@ -170,11 +170,10 @@ def _local(reader: Reader) -> VolumeType:
 def _note(context: Context, writer: Writer, operation: Operation, row: Row) -> None:
     note(
         writer,
-        action="create",
-        kind=NOUN,
-        resource_id=row["id"],
-        name=row["name"],
-        message=f"{row['driver']} {row['location']}",
+        "create",
+        NOUN,
+        row,
+        f"{row['driver']} {row['location']}",
         user_name=context.operator,
         operation_id=operation.id,
     )

@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from stackctl.errors import Conflict, UsageError
 from stackctl.identity import quota
-from stackctl.identity.context import Context, find_own
+from stackctl.identity.context import Context, find_own, own_rows
 from stackctl.image.service import usable_image
-from stackctl.names import checked_name, refuse_control_characters
+from stackctl.names import checked_name, refuse_control_characters, some
 from stackctl.operation import Done, Operation
 from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.resource import as_it_became, change_one
@@ -92,11 +92,7 @@ def _by_another(operation: Operation, writer: Writer, volume: Volume, tried: set
 def list_volumes(context: Context) -> list[Volume]:
     """The project's volumes, oldest first."""
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM volumes WHERE deleted_at IS NULL AND project_id = ? ORDER BY rowid",
-            context.project_id,
-        )
-        return [volume_from(reader, row) for row in rows]
+        return [volume_from(reader, row) for row in own_rows(context, reader, "volumes")]
 
 
 def show_volume(context: Context, word: str) -> Volume:
@@ -208,7 +204,7 @@ def refuse_needed(reader: Reader, volume: Row) -> None:
     if copies:
         host = reader.get("hosts", volume["host_id"])["name"]
         raise Conflict(
-            f"{volume['name']} is needed for {', '.join(copies[:5])}, which is still to be copied "
+            f"{volume['name']} is needed for {some(copies)}, which is still to be copied "
             f"from it on host {host}. Nothing was changed.",
             hint=f"stackctl converge {host}",
         )

@@ -7,7 +7,7 @@ import json
 
 from stackctl.errors import Conflict, HostUnreachable
 from stackctl.identity import quota
-from stackctl.identity.context import Context
+from stackctl.identity.context import Context, own_rows
 from stackctl.operation import Done, Operation, begin
 from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.events import note
@@ -59,11 +59,7 @@ def create_snapshot(
 def list_snapshots(context: Context, volume: str | None = None) -> list[Snapshot]:
     """The project's snapshots, oldest first; of one volume."""
     with read(context.cloud) as reader:
-        rows = reader.all(
-            "SELECT * FROM volume_snapshots WHERE deleted_at IS NULL AND project_id = ? "
-            "ORDER BY rowid",
-            context.project_id,
-        )
+        rows = own_rows(context, reader, "volume_snapshots")
         if volume is not None:
             id_ = service.own_volume(context, reader, volume)["id"]
             rows = [row for row in rows if row["volume_id"] == id_]
@@ -123,11 +119,10 @@ def _note(
 ) -> None:
     note(
         writer,
-        action=operation.kind,
-        kind=NOUN,
-        resource_id=snapshot["id"],
-        name=snapshot["name"],
-        message=message,
+        operation.kind,
+        NOUN,
+        snapshot,
+        message,
         user_name=context.operator,
         operation_id=operation.id,
     )

@@ -6,7 +6,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackctl.compute.scheduler import (
+from stackctl.compute.scheduling.filters import OPTIONAL
+from stackctl.compute.scheduling.policy import DEFAULT_POLICY, policy_of
+from stackctl.compute.scheduling.query import holds
+from stackctl.compute.scheduling.scheduler import (
     Aggregate,
     Candidate,
     Group,
@@ -17,9 +20,6 @@ from stackctl.compute.scheduler import (
     no_valid_host,
     place,
 )
-from stackctl.compute.scheduling.filters import OPTIONAL
-from stackctl.compute.scheduling.policy import DEFAULT_POLICY, policy_of
-from stackctl.compute.scheduling.query import holds
 from stackctl.compute.scheduling.specs import matches
 
 NUMBERS = st.integers(0, 12)

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stackctl.cli.topology_dot import dot
-from stackctl.cli.topology_layout import shortened, text_width
-from stackctl.cli.topology_svg import svg
-from stackctl.cli.topology_text import text
-from stackctl.compute.topology import Device, Link, NetworkNode, Topology
+from stackctl.cli.drawing.dot import dot
+from stackctl.cli.drawing.layout import shortened, text_width
+from stackctl.cli.drawing.svg import svg
+from stackctl.cli.drawing.text import text
+from stackctl.compute.seeing.topology import Device, Link, NetworkNode, Topology
 
 NASTY = st.text(max_size=60) | st.text(
     st.sampled_from("ab<>&\"'\\{}[];\n\x1b é𝕏界\u202e"), max_size=40

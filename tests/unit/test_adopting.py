@@ -7,10 +7,11 @@ import json
 import pytest
 
 from stackctl import errors
-from stackctl.compute import live_migration, service
-from stackctl.compute.adopting import adopt
-from stackctl.compute.adoption_plan import AdoptRequest
+from stackctl.compute import service
+from stackctl.compute.adoption.adopting import adopt
+from stackctl.compute.adoption.plan import AdoptRequest
 from stackctl.compute.flavors import NewFlavor, create_flavor
+from stackctl.compute.moves import live_migration
 from stackctl.operation import recover
 from stackctl.state import write
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from agent.chain_walk import State, walk
 from agent.resources import router_rules
 from agent.resources.router_rules import Chain, Outside
 from agent.spec import FloatingIp
+from agent.trace.chain_walk import State, walk
 
 FLOATING = (FloatingIp("f", 1, "203.0.113.9", "10.0.0.4"),)
 TABLES = router_rules.ipv4(True, Outside("qg-1", "203.0.113.2", True), FLOATING)

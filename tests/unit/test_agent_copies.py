@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from agent import disk_copies, layout, peers, sparse
-from agent.disk_copies import Copier
+from agent import layout
+from agent.copies import disk_copies, peers, sparse
+from agent.copies.disk_copies import Copier
+from agent.copies.peers import Peer
 from agent.faults import StepFailed
-from agent.peers import Peer
 from agent.resources import disk as disks
 from agent.resources.base import Host
 from agent.spec import Disk, Tombstone, to_plain

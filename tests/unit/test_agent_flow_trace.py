@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import flow_trace
-from agent.flow_trace import Output, Packet, flow_text, packet_from, parse
 from agent.resources.texts import BadText
+from agent.trace import flow_trace
+from agent.trace.flow_trace import Output, Packet, flow_text, packet_from, parse
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "traces"
 

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from agent import departure, layout, whereabouts
+from agent import layout
 from agent.channel import ChannelLost
 from agent.faults import StepFailed
+from agent.moves import departure, whereabouts
 from agent.store import Store
 from agent.system import files, libvirt_conn, libvirt_moves, links
 from agent.system.libvirt_conn import LibvirtError

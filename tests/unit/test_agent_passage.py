@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from agent import passage
 from agent.faults import StepFailed
-from agent.passage import Entrance, Ways, joined_to, received_as
+from agent.moves import passage
+from agent.moves.passage import Entrance, Ways, joined_to, received_as
 from stackctl.operation.spreading import make_certificate
 
 CERTIFICATE, KEY = make_certificate()

@@ -6,10 +6,11 @@ import threading
 
 import pytest
 
-from agent import images, peers
+from agent import images
+from agent.copies import peers
+from agent.copies.peers import Peer
 from agent.faults import StepFailed
 from agent.images import Offer
-from agent.peers import Peer
 from agent.spec import Image
 from agent.store import Store
 from stackctl.operation.spreading import make_certificate

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import layout, snapshots
+from agent import layout
 from agent.channel import ChannelLost
+from agent.copies import snapshots
 from agent.faults import StepFailed
 from agent.resources import snapshot as kind
 from agent.resources.base import Host

@@ -4,8 +4,8 @@ import pytest
 
 from stackctl.compute import service as servers
 from stackctl.compute.attachments import attach_volume, detach_volume
+from stackctl.compute.moves.resizing import resize
 from stackctl.compute.rebuilding import Rebuild, rebuild, rescue
-from stackctl.compute.resizing import resize
 from stackctl.compute.snapshots import backup, snapshot
 from stackctl.errors import (
     Conflict,

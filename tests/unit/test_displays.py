@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from agent import actions, live_copy, picture, relay, waiting
+from agent import actions, picture, relay, waiting
+from agent.copies import live_copy
 from agent.faults import StepFailed
 from agent.resources.hardware_xml import display_socket
 from agent.spec import Guest, Hardware, HostSettings, HostSpec, Power, Server

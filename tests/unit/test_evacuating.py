@@ -2,9 +2,10 @@
 
 import pytest
 
-from stackctl.compute import evacuating, migrating, service, shelving
+from stackctl.compute import service
 from stackctl.compute.attachments import attach_volume
-from stackctl.compute.rehousing import Wish
+from stackctl.compute.moves import evacuating, migrating, shelving
+from stackctl.compute.moves.rehousing import Wish
 from stackctl.compute.settings import lock_server
 from stackctl.errors import Conflict, HostUnreachable, NoCapacity, PartlyDone, ResourceFailed
 from stackctl.hosts.leaving import fence_host, return_host
@@ -262,7 +263,7 @@ class TestEvacuate:
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr("stackctl.compute.shelving.Homes.converge", die)
+            patch.setattr("stackctl.compute.moves.shelving.Homes.converge", die)
             with pytest.raises(Killed):
                 shelving.unshelve(pair.context, "vm", Wish("h1"))
         lose(pair, "h1")
@@ -317,7 +318,7 @@ class TestEvacuate:
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr("stackctl.compute.evacuating.Homes.converge", die)
+            patch.setattr("stackctl.compute.moves.evacuating.Homes.converge", die)
             with pytest.raises(Killed):
                 evacuating.evacuate(lost.context, ["vm-1", "vm-2"])
         assert set(lost.servers().values()) == {"REBUILD"}

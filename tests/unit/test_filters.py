@@ -5,7 +5,12 @@ import json
 
 import pytest
 
-from stackctl.compute.scheduler import (
+from stackctl.compute.scheduling import filters as kinds
+from stackctl.compute.scheduling.filters import ALWAYS, OPTIONAL
+from stackctl.compute.scheduling.policy import DEFAULT_POLICY, policy_of
+from stackctl.compute.scheduling.query import OPERATORS as QUERY_OPERATORS
+from stackctl.compute.scheduling.query import parse_query
+from stackctl.compute.scheduling.scheduler import (
     Aggregate,
     Candidate,
     Group,
@@ -14,11 +19,6 @@ from stackctl.compute.scheduler import (
     decide,
     examine,
 )
-from stackctl.compute.scheduling import filters as kinds
-from stackctl.compute.scheduling.filters import ALWAYS, OPTIONAL
-from stackctl.compute.scheduling.policy import DEFAULT_POLICY, policy_of
-from stackctl.compute.scheduling.query import OPERATORS as QUERY_OPERATORS
-from stackctl.compute.scheduling.query import parse_query
 from stackctl.compute.scheduling.specs import OPERATORS as SPEC_OPERATORS
 from stackctl.compute.scheduling.specs import matches
 from stackctl.errors import UsageError

@@ -8,7 +8,7 @@ import pytest
 
 from agent.spec import USUAL_HARDWARE, Hardware, Topology
 from agent.system import firmware
-from stackctl.compute import rebuilding, resizing, service, settings
+from stackctl.compute import rebuilding, service, settings
 from stackctl.compute.flavors import NewFlavor, create_flavor, set_specs
 from stackctl.compute.hardware import (
     Wish,
@@ -18,6 +18,7 @@ from stackctl.compute.hardware import (
     topology_of,
     with_display,
 )
+from stackctl.compute.moves import resizing
 from stackctl.compute.types import ServerChange
 from stackctl.errors import Conflict, NoCapacity, UsageError
 from stackctl.hostspec import build_spec, load_snapshot

@@ -9,17 +9,9 @@ from pathlib import Path
 import pytest
 
 from stackctl import killpoint
-from stackctl.compute import (
-    evacuating,
-    migrating,
-    rebuilding,
-    resizing,
-    service,
-    shelving,
-    snapshots,
-    views,
-)
+from stackctl.compute import rebuilding, service, snapshots, views
 from stackctl.compute.attachments import attach_volume, detach_volume
+from stackctl.compute.moves import evacuating, migrating, resizing, shelving
 from stackctl.errors import StackctlError
 from stackctl.network import service as network
 from stackctl.operation import recover

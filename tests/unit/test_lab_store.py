@@ -1,6 +1,8 @@
 """The lab's state file and its locks."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,7 +13,16 @@ from stackctl.lab import store
 from stackctl.lab.errors import LabError
 from stackctl.lab.models import LabState
 
+ROOT = Path(__file__).parents[2]
 STATE = LabState("abc", "172.30.4.0/24", 2, "11111111-2222-3333-4444-555555555555")
+HOLDER = """
+import sys
+from pathlib import Path
+from stackctl.lab import commands, store
+folder = Path(sys.argv[1])
+with store.locked(folder):
+    commands.run(["sh", "-c", ': > "$1/begun"; sleep 0.5; : > "$1/ended"', "sh", str(folder)])
+"""
 
 
 def test_state_survives(tmp_path: Path) -> None:
@@ -71,3 +82,14 @@ def test_lock_of_a_removed_and_remade_folder_is_the_new_one(tmp_path: Path) -> N
 def test_lock_of_a_removed_folder_fails_plainly(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no lab"), store.locked(tmp_path / "absent"):
         pass
+
+
+def test_a_tool_that_outlived_its_command_made_things_in_a_removed_lab(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT) as command:
+        while not (tmp_path / "begun").exists():
+            assert command.poll() is None
+        command.kill()
+    with store.locked(tmp_path):
+        assert (tmp_path / "ended").exists()

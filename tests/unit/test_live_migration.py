@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from stackctl.compute import live_migration, service, what_if
+from stackctl.compute import service, what_if
 from stackctl.compute.attachments import attach_volume
-from stackctl.compute.draining import drain
 from stackctl.compute.flavors import NewFlavor, create_flavor
-from stackctl.compute.live_migration import abort, live_migrate, unfit
+from stackctl.compute.moves import live_migration
+from stackctl.compute.moves.draining import drain
+from stackctl.compute.moves.live_migration import abort, live_migrate, unfit
 from stackctl.compute.settings import lock_server
 from stackctl.errors import (
     Conflict,

@@ -7,9 +7,9 @@ import pytest
 from stackctl.compute import service
 from stackctl.compute.attachments import attach_volume
 from stackctl.compute.flavors import NewFlavor, create_flavor
-from stackctl.compute.migrating import migrate
+from stackctl.compute.moves.migrating import migrate
+from stackctl.compute.moves.resizing import confirm, resize, revert
 from stackctl.compute.rebuilding import Rebuild, rebuild, rescue
-from stackctl.compute.resizing import confirm, resize, revert
 from stackctl.compute.server_groups import NewServerGroup, create_server_group
 from stackctl.compute.settings import lock_server, reset_state
 from stackctl.errors import Conflict, HostUnreachable, NoCapacity, NotFound, ResourceFailed

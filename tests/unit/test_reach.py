@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from agent.spec import SecurityRule
 from stackctl.cli import main
-from stackctl.compute.reachability import Question, asked_of, load_world, reachability
+from stackctl.compute.seeing.reachability import Question, asked_of, load_world, reachability
 from stackctl.errors import NotFound, UsageError
 from stackctl.network import group_lint, reach
 from stackctl.network.reach import End, FixedIn, Group, PortEnd, World

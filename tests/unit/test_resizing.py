@@ -4,7 +4,7 @@ import pytest
 
 from stackctl.compute import service
 from stackctl.compute.flavors import NewFlavor, create_flavor
-from stackctl.compute.resizing import confirm, resize, revert
+from stackctl.compute.moves.resizing import confirm, resize, revert
 from stackctl.errors import Conflict, HostUnreachable, NoCapacity, NotFound, ResourceFailed
 
 FLAVORS = (

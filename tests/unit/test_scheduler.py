@@ -6,7 +6,7 @@ import json
 import pytest
 
 from stackctl.compute.capacity import UNREACHABLE_EXPIRES_S, candidates
-from stackctl.compute.scheduler import Candidate, Request, decide, no_valid_host, place
+from stackctl.compute.scheduling.scheduler import Candidate, Request, decide, no_valid_host, place
 from stackctl.errors import NoCapacity
 from stackctl.state import read
 

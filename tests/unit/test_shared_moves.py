@@ -4,12 +4,12 @@ import pytest
 
 from stackctl.compute import service
 from stackctl.compute.attachments import attach_volume, detach_volume
-from stackctl.compute.evacuating import evacuate
-from stackctl.compute.live_migration import live_migrate
-from stackctl.compute.migrating import migrate
-from stackctl.compute.rehousing import Wish
-from stackctl.compute.resizing import confirm, revert
-from stackctl.compute.shelving import shelve, unshelve
+from stackctl.compute.moves.evacuating import evacuate
+from stackctl.compute.moves.live_migration import live_migrate
+from stackctl.compute.moves.migrating import migrate
+from stackctl.compute.moves.rehousing import Wish
+from stackctl.compute.moves.resizing import confirm, revert
+from stackctl.compute.moves.shelving import shelve, unshelve
 from stackctl.errors import (
     Conflict,
     HostUnreachable,

@@ -2,10 +2,11 @@
 
 import pytest
 
-from stackctl.compute import service, shelving
+from stackctl.compute import service
 from stackctl.compute.attachments import attach_volume
 from stackctl.compute.deleting import delete, restore
-from stackctl.compute.rehousing import Wish
+from stackctl.compute.moves import shelving
+from stackctl.compute.moves.rehousing import Wish
 from stackctl.compute.settings import lock_server, reset_state, set_server
 from stackctl.compute.types import ServerChange
 from stackctl.errors import (
@@ -503,7 +504,7 @@ class TestInterrupted:
 
     def test_while_the_disk_is_copied_it_runs_again(self, up, monkeypatch):
         work = lambda: shelving.shelve(up.asked(request_id="r"), "vm")  # noqa: E731
-        self.killed(up, monkeypatch, "stackctl.compute.shelving.receive", work)
+        self.killed(up, monkeypatch, "stackctl.compute.moves.shelving.receive", work)
         assert up.server("vm").task_state == "shelving"
         assert power_of(up) == "SHUTDOWN"
         (found,) = recover(up.context)
@@ -516,14 +517,14 @@ class TestInterrupted:
     def test_one_that_was_off_stays_off(self, up, monkeypatch):
         service.change_power(up.context, "stop", ["vm"]).check()
         work = lambda: shelving.shelve(up.context, "vm")  # noqa: E731
-        self.killed(up, monkeypatch, "stackctl.compute.shelving.receive", work)
+        self.killed(up, monkeypatch, "stackctl.compute.moves.shelving.receive", work)
         recover(up.context)
         assert up.servers() == {"vm": "SHUTOFF"}
         at_rest(up)
 
     def test_with_its_image_it_is_shelved(self, up, monkeypatch):
         work = lambda: shelving.shelve(up.asked(request_id="r"), "vm")  # noqa: E731
-        self.killed(up, monkeypatch, "stackctl.compute.shelving._put_away", work)
+        self.killed(up, monkeypatch, "stackctl.compute.moves.shelving._put_away", work)
         assert up.server("vm").vm_state == "shelved"
         (found,) = recover(up.context)
         assert found.outcome == "done"
@@ -534,7 +535,7 @@ class TestInterrupted:
 
     def test_unshelved_by_whoever_comes_next(self, away, monkeypatch):
         work = lambda: shelving.unshelve(away.context, "vm")  # noqa: E731
-        self.killed(away, monkeypatch, "stackctl.compute.shelving.Homes.converge", work)
+        self.killed(away, monkeypatch, "stackctl.compute.moves.shelving.Homes.converge", work)
         assert away.servers() == {"vm": "BUILD"}
         away.converge().check()
         assert away.servers() == {"vm": "ACTIVE"}

@@ -7,11 +7,18 @@ import pytest
 from click.testing import CliRunner
 
 from stackctl.cli import main
-from stackctl.cli.topology_dot import dot
-from stackctl.cli.topology_layout import lay_out
-from stackctl.cli.topology_svg import svg
-from stackctl.cli.topology_text import text
-from stackctl.compute.topology import Device, Link, NetworkNode, SubnetNode, Topology, topology
+from stackctl.cli.drawing.dot import dot
+from stackctl.cli.drawing.layout import lay_out
+from stackctl.cli.drawing.svg import svg
+from stackctl.cli.drawing.text import text
+from stackctl.compute.seeing.topology import (
+    Device,
+    Link,
+    NetworkNode,
+    SubnetNode,
+    Topology,
+    topology,
+)
 from stackctl.identity.bootstrap import create_cloud
 from stackctl.state import find_cloud, new_id, now, write
 

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from stackctl.cli import main
-from stackctl.compute import trace as tracing
-from stackctl.compute.trace import Walk
-from stackctl.compute.trace_ends import Ends, Packet, TraceRequest, numbers_of
-from stackctl.compute.trace_map import Cloudmap
+from stackctl.compute.seeing import trace as tracing
+from stackctl.compute.seeing.trace import Walk
+from stackctl.compute.seeing.trace_ends import Ends, Packet, TraceRequest, numbers_of
+from stackctl.compute.seeing.trace_map import Cloudmap
 from stackctl.errors import AgentFailed, Conflict, NotFound, UsageError
 from stackctl.network import trace_words
 from stackctl.state import new_id, now, read, write

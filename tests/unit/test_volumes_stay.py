@@ -6,8 +6,8 @@ import yaml
 from stackctl.compute import deleting
 from stackctl.compute.attachments import attach_volume, detach_volume
 from stackctl.compute.flavors import NewFlavor, create_flavor
+from stackctl.compute.moves.resizing import confirm, resize, revert
 from stackctl.compute.rebuilding import Rebuild, rebuild, rescue, unrescue
-from stackctl.compute.resizing import confirm, resize, revert
 from stackctl.errors import Conflict
 from stackctl.identity.context import admin_context
 from stackctl.state import Cloud

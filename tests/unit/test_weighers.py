@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from stackctl.compute.scheduler import Group, Request, decide, place
 from stackctl.compute.scheduling.policy import policy_of
+from stackctl.compute.scheduling.scheduler import Group, Request, decide, place
 from stackctl.compute.scheduling.weighers import normalised
 from tests.unit.test_scheduler import host
 

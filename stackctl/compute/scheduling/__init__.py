@@ -1,1 +1,1 @@
-"""Pure: the filters and weighers of the scheduler, and the policy that a cloud makes of them."""
+"""Pure: the scheduler, its filters and weighers, and the policy that a cloud makes of them."""

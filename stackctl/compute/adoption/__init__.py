@@ -1,0 +1,1 @@
+"""Domains that libvirt has already become servers, as they run."""
