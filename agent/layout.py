@@ -97,7 +97,7 @@ def passage(data: Path, server_id: str) -> Path:
 
 
 def nvram(data: Path, server_id: str, nvram_id: str) -> Path:
-    """The UEFI variables of a server."""
+    """The UEFI variables of a server, where they lay before they were a disk of it."""
     return server(data, server_id) / f"nvram-{checked(nvram_id)}.fd"
 
 

@@ -56,10 +56,10 @@ class Hardware:
     """What a server's machine has beside the usual, as its image, its flavor or whoever booted it
     asked for.
 
-    ``nvram``: it boots by UEFI, whose variables lie in a file of this id; a server made anew has
-    another one. ``video``: a display of this model, for VNC. ``watchdog``: what happens when the
-    guest does not feed it. ``quiesce``: its disk is not copied without its agent's help.
-    ``cdrom``: the bus of its config drive.
+    ``nvram``: it boots by UEFI, whose variables are the disk of this id (of the kind ``nvram``, and
+    none of the server's ``disks``). ``video``: a display of this model, for VNC. ``watchdog``: what
+    happens when the guest does not feed it. ``quiesce``: its disk is not copied without its
+    agent's help. ``cdrom``: the bus of its config drive.
     """
 
     nvram: Optional[str] = None

@@ -10,7 +10,7 @@ from typing import Optional
 from agent import images, inspection, killpoint, layout
 from agent.copies import disk_copies
 from agent.faults import StepFailed
-from agent.resources import domain_power, nic
+from agent.resources import domain_power, nic, variables
 from agent.resources.base import Host, Step
 from agent.resources.domain_xml import disk_files
 from agent.spec import Disk, HostSpec, Server, Tombstone
@@ -90,12 +90,11 @@ class DiskKind:
         path = layout.disk(host.data, disk.id, disk.format)
         if path.exists():
             return self._step(disk, "unchanged")
-        if server is not None and server.held:
-            return self._step(disk, "held")
-        if server is not None and server.moving and not disk.build:
-            return self._step(disk, "busy")
-        if disk.adopts is not None:
-            return self._step(disk, "busy")  # it is told of with its domain
+        let_be = _let_be(disk, server)
+        if let_be:
+            return self._step(disk, let_be)
+        if disk.kind == variables.KIND and variables.from_before(host.data, disk).exists():
+            return self._given_its_place(host, disk)
         if not disk.build:
             return self._step(
                 disk, "failed", Fault(f"disk {disk.id} of server {disk.server_id} is missing")
@@ -116,8 +115,27 @@ class DiskKind:
         why = "not built yet" if disk.source_host_id is None else "on another host"
         return Step(self.name, disk.id, "made", disk.version, why=why, apply=make, parallel=True)
 
+    def _given_its_place(self, host: Host, disk: Disk) -> Step:
+        """A guest that runs has the file itself, and does not care for its name."""
+        path = layout.disk(host.data, disk.id, disk.format)
+
+        def move() -> None:
+            files.make_folder(path.parent, 0o711)
+            files.publish(variables.from_before(host.data, disk), path)
+
+        return replace(self._step(disk, "changed"), why="lies where it was before", apply=move)
+
     def _step(self, disk: Disk, result: str, fault: Optional[Fault] = None) -> Step:
         return Step(self.name, disk.id, result, disk.version, fault=fault)
+
+
+def _let_be(disk: Disk, server: Optional[Server]) -> str:
+    """Why nothing is done about a file that is not there, as the result of a report."""
+    if server is not None and server.held:
+        return "held"
+    moves = server is not None and server.moving and not disk.build
+    # One to be adopted is told of with its domain.
+    return "busy" if moves or disk.adopts is not None else ""
 
 
 class ReplacedKind(DiskKind):
@@ -166,6 +184,8 @@ def build(data: Path, spec: HostSpec, disk: Disk) -> None:
     try:
         if disk.source_id is not None:
             _clone(data, disk, part)
+        elif disk.kind == variables.KIND:
+            _fill_variables(data, spec, disk, part)
         else:
             _fill(data, part, base_of(data, spec, disk), disk)
         part.path.chmod(0o600)
@@ -200,7 +220,9 @@ def take_over(host: Host, spec: HostSpec, disk: Disk) -> None:
 
 def base_of(data: Path, spec: HostSpec, disk: Disk) -> Optional[ImageFile]:
     """The cached image that a disk is made from; StepFailed when it does not fit."""
-    return images.base_of(data, spec, f"disk {disk.id}", disk.image_id, disk.size_bytes)
+    # UEFI variables have the size that they have.
+    most = inspection.MAX_VIRTUAL_BYTES if disk.kind == variables.KIND else disk.size_bytes
+    return images.base_of(data, spec, f"disk {disk.id}", disk.image_id, most)
 
 
 def _fill(data: Path, part: ImageFile, base: Optional[ImageFile], disk: Disk) -> None:
@@ -211,6 +233,15 @@ def _fill(data: Path, part: ImageFile, base: Optional[ImageFile], disk: Disk) ->
     else:
         qemu_img.copy(base, part)
         qemu_img.resize(part, disk.size_bytes)
+
+
+def _fill_variables(data: Path, spec: HostSpec, disk: Disk, part: ImageFile) -> None:
+    """What a firmware keeps has the size that it has."""
+    base = base_of(data, spec, disk)
+    if base is None:
+        qemu_img.clone(variables.template(spec, disk), part.path)
+    else:
+        qemu_img.copy(base, part)
 
 
 def _format(data: Path, part: ImageFile, disk: Disk) -> None:
@@ -250,7 +281,8 @@ def _clone(data: Path, disk: Disk, part: ImageFile) -> None:
     if free < needed:
         raise StepFailed(f"a copy of the disk needs {needed} bytes; {free} are free")
     qemu_img.clone(source, part.path)
-    qemu_img.resize(part, disk.size_bytes)
+    if disk.kind != variables.KIND:
+        qemu_img.resize(part, disk.size_bytes)
 
 
 def _files(host: Host, disk_id: str) -> list[Path]:

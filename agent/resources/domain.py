@@ -21,7 +21,6 @@ from agent.resources.domain_inputs import (
     Platform,
     boot_files,
     domain_input,
-    forget_variables,
     missing_needs,
 )
 from agent.resources.domain_xml import (
@@ -299,7 +298,6 @@ class _Work:
         if stopped and (starts or self._existing is None):
             folder = files.make_folder(layout.server(self._host.data, self._server.id), 0o711)
             boot_files(self._host, self._spec, self._server, folder)
-            forget_variables(folder, domain)
             configdrive.build(self._host.data, self._spec, self._server, self._host.blob)
             killpoint.reached(f"domain {self._server.id} has its drive")
         if self._change.define:

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from agent import facts, images, layout
 from agent.faults import StepFailed
-from agent.resources import switch, topology
+from agent.resources import switch, topology, variables
 from agent.resources.base import Host
 from agent.resources.configdrive import ports_of, tap_name
 from agent.resources.domain_xml import (
@@ -23,7 +23,7 @@ from agent.resources.domain_xml import (
 from agent.resources.hardware_xml import FirmwareInput
 from agent.resources.home import home_of
 from agent.spec import DirectKernel, Disk, HostSettings, HostSpec, Image, Server
-from agent.system import files, firmware, libvirt_conn
+from agent.system import files, libvirt_conn
 from agent.system.libvirt_conn import NAME_PREFIX
 
 SERIAL_CHARACTERS = 20
@@ -108,13 +108,8 @@ def _firmware(host: Host, server: Server, machine_type: str) -> Optional[Firmwar
     nvram_id = server.hardware.nvram
     if nvram_id is None:
         return None
-    found = firmware.find_uefi(machine_type)
-    if found is None:
-        raise StepFailed(
-            f"this host has no UEFI firmware for the machine {machine_type}: install the package "
-            "ovmf (edk2-ovmf on Fedora)"
-        )
-    kept = str(layout.nvram(host.data, server.id, nvram_id))
+    found = variables.firmware_for(machine_type)
+    kept = variables.kept_at(host.data, nvram_id)
     return FirmwareInput(found.code, found.variables, kept)
 
 
@@ -145,7 +140,7 @@ def missing_needs(host: Host, spec: HostSpec, server: Server) -> str:
 
     A kind that could not even look at the host has failed under the host's id.
     """
-    needs = [("disk", disk_id) for disk_id in server.disks]
+    needs = [("disk", disk_id) for disk_id in _disk_ids(server)]
     needs += [("volume", each.volume_id) for each in server.volumes]
     needs += [("port", port_id) for port_id in server.ports]
     needs += [("image", image_id) for image_id in _boot_images(server.kernel)]
@@ -157,9 +152,15 @@ def missing_needs(host: Host, spec: HostSpec, server: Server) -> str:
     return ", ".join(failed)
 
 
+def _disk_ids(server: Server) -> tuple[str, ...]:
+    """Its disks, and its UEFI variables, which are one for whoever makes and keeps them."""
+    nvram_id = server.hardware.nvram
+    return server.disks if nvram_id is None else (*server.disks, nvram_id)
+
+
 def missing_disks(data: Path, spec: HostSpec, server: Server) -> list[str]:
     """Those of a server's disks whose files are not there."""
-    disks = [disk for disk in spec.disks if disk.id in server.disks]
+    disks = [disk for disk in spec.disks if disk.id in _disk_ids(server)]
     return [disk.id for disk in disks if not layout.disk(data, disk.id, disk.format).exists()]
 
 
@@ -181,14 +182,6 @@ def boot_files(host: Host, spec: HostSpec, server: Server, folder: Path) -> None
             if images.cached(host.data, image.sha256) is None:
                 raise StepFailed(f"image {image_id} is not in the cache")
             files.copy(layout.image(host.data, image.sha256), target, 0o600)
-
-
-def forget_variables(folder: Path, domain: DomainInput) -> None:
-    """Remove UEFI variables of what a server was before it was made anew."""
-    kept = "" if domain.firmware is None else Path(domain.firmware.kept).name
-    for path in folder.glob("nvram-*.fd"):
-        if path.name != kept:
-            files.remove(path)
 
 
 def _disk(host: Host, spec: HostSpec, disk_id: str) -> DiskInput:

@@ -145,9 +145,10 @@ def volume_aliases(xml: str) -> dict[str, str]:
 
 
 def disk_files(xml: str) -> set[str]:
-    """The files of a domain's disks (not what lies under them)."""
-    sources = ElementTree.fromstring(xml).iterfind("devices/disk/source")
-    return {source.get("file", "") for source in sources} - {""}
+    """The files of a domain's disks (not what lies under them), and of its UEFI variables."""
+    root = ElementTree.fromstring(xml)
+    found = {source.get("file", "") for source in root.iterfind("devices/disk/source")}
+    return {*found, _nvram(root)} - {""}
 
 
 def disk_target(xml: str, key: str) -> Optional[str]:
@@ -181,6 +182,7 @@ def essentials(domain: DomainInput) -> tuple[str, ...]:
         *(disk.path for disk in domain.disks),
         *(volume.key for volume in domain.volumes),
         domain.drive,
+        *([] if domain.firmware is None else [domain.firmware.kept]),
         *(f"{nic.mac} {nic.tap}" for nic in domain.nics),
     )
 
@@ -194,8 +196,13 @@ def _read_essentials(root: Element) -> tuple[str, ...]:
         f"{root.findtext('memory', '')} KiB",
         os_type.get("machine", "") if os_type is not None else "",
         *sources,
+        *filter(None, [_nvram(root)]),
         *(f"{nic.mac} {nic.tap}" for nic in map(_read_nic, root.iterfind("devices/interface"))),
     )
+
+
+def _nvram(root: Element) -> str:
+    return (root.findtext("os/nvram") or "").strip()
 
 
 def _read_nic(nic: Element) -> NicInput:

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 from agent.resources.domain_xml import MARK_URI, Mark, describe, mark_element
 
 _FILES = ("source", "backingStore")
-_BOOT_FILES = ("kernel", "initrd")
+_BOOT_FILES = ("kernel", "initrd", "loader", "nvram")
 
 
 class Unfit(ValueError):

@@ -171,7 +171,10 @@ def destroy(domain_id: str) -> None:
 
 
 def undefine(domain_id: str) -> None:
-    """Forget a domain with everything that libvirt kept for it; well if it has none."""
+    """Forget a domain with everything that libvirt kept for it; well if it has none.
+
+    Its UEFI variables stay: like a disk they go when their own tombstone says so.
+    """
 
     def work() -> None:
         module = _libvirt()
@@ -179,7 +182,7 @@ def undefine(domain_id: str) -> None:
             module.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | module.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
             | module.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | module.VIR_DOMAIN_UNDEFINE_NVRAM
+            | module.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
         )
         try:
             _domain(domain_id).undefineFlags(flags)

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 
 from stackctl.compute import volume_rows
 from stackctl.compute.capacity import candidates
-from stackctl.compute.disks import bury_all
-from stackctl.compute.hardware import display_wanted, hardware_of, wish_of
+from stackctl.compute.disks import add_variables, bury_all
+from stackctl.compute.hardware import display_wanted, hardware_of, has_nvram, wish_of
 from stackctl.compute.placing import place_all, placement_of, record_decision
 from stackctl.compute.resolving import Resolved
 from stackctl.compute.sayings import with_properties, with_tags
@@ -283,7 +283,7 @@ def _machine_type(image: Row, host: Row) -> str | None:
 
 def write_disks(writer: Writer, server: Row) -> None:
     """New disks for a server, to be built on its host; its root disk is again what it was when it
-    was shelved."""
+    was shelved, and so are its UEFI variables."""
     disks: list[tuple[str, int, str | None]] = []
     # A server that boots from a volume has no root disk of its own.
     if server["disk_gb"]:
@@ -298,6 +298,8 @@ def write_disks(writer: Writer, server: Row) -> None:
         row["kind"] = kind
         row |= {"position": position, "format": "qcow2", "size_bytes": size_bytes}
         writer.insert("disks", row | {"image_id": image_id, "state": "build", "created_at": now()})
+    if has_nvram(server):
+        add_variables(writer, server)
 
 
 def _write_port(

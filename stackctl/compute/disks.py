@@ -14,11 +14,27 @@ RESCUE_POSITION = -1
 """A rescue disk stands before the server's own ones: the guest boots from it."""
 
 
+NVRAM = "nvram"
+"""The kind of UEFI variables: a disk for its host, none for its guest."""
+
+NVRAM_POSITION = 1000
+
+
+def add_variables(writer: Writer, server: Row) -> None:
+    """New UEFI variables of a server, on its host: those that it was shelved with, if any."""
+    place = {"server_id": server["id"], "host_id": server["host_id"], "position": NVRAM_POSITION}
+    like = {**place, "kind": NVRAM, "format": "raw", "size_bytes": 0, "image_id": None}
+    add_disk(writer, like, image_id=server["shelved_nvram_id"])
+
+
 def add_disk(writer: Writer, like: Row, **differing: Any) -> str:
     """A new disk of a server, like another one but for some columns; it is built empty or from
     its image. Returns its id."""
     names = ("server_id", "host_id", "kind", "position", "format", "size_bytes", "image_id")
-    row = {name: like[name] for name in names} | differing
+    row = {name: like[name] for name in names}
+    if like["kind"] == NVRAM:
+        row["image_id"] = None  # they stand on nothing
+    row |= differing
     id_ = new_id()
     writer.insert("disks", {"id": id_, **row, "state": "build", "created_at": now()})
     return id_

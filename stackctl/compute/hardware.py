@@ -16,7 +16,7 @@ from stackctl.image.hardware_words import (
     check_hardware,
     is_yes,
 )
-from stackctl.state import Row, new_id
+from stackctl.state import Row
 
 PARTS = ("sockets", "cores", "threads")
 UNLIMITED = 65536
@@ -39,7 +39,7 @@ class Wish:
 
 
 def has_nvram(server: Row) -> bool:
-    """Whether a server boots by UEFI, whose variables lie on its host and stay there."""
+    """Whether a server boots by UEFI, whose variables are a disk of it (``disks.NVRAM``)."""
     return bool(json.loads(server["hardware_json"]).get("nvram"))
 
 
@@ -63,7 +63,7 @@ def hardware_of(wish: Wish) -> Hardware:
     check_hardware(wish.properties)
     firmware = wish.properties.get("hw_firmware_type")
     found = _flavored(wish) | {"video": video_of(wish)}
-    found["nvram"] = new_id() if firmware == "uefi" else None
+    found["nvram"] = True if firmware == "uefi" else None
     found["guest_agent"] = is_yes(wish.properties.get("hw_qemu_guest_agent", "yes"))
     found["quiesce"] = is_yes(wish.properties.get("os_require_quiesce", "no"))
     found["cdrom"] = wish.properties.get("hw_cdrom_bus")

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.booking import engine_of, store_blob, store_vendor_data
 from stackctl.compute.commanding import command
-from stackctl.compute.disks import RESCUE_POSITION, add_disk, disks_of, drop_disk
+from stackctl.compute.disks import (
+    NVRAM,
+    RESCUE_POSITION,
+    add_disk,
+    add_variables,
+    disks_of,
+    drop_disk,
+)
 from stackctl.compute.hardware import display_wanted
 from stackctl.compute.resolving import keypair_row, refuse_long_user_data, root_disk_gb
 from stackctl.compute.sayings import with_properties
@@ -65,6 +72,8 @@ def rebuild(context: Context, word: str, wanted: Rebuild) -> Done[Server]:
         values |= {"image_id": image["id"]}
         values |= {"rescue_image_id": None, "kept_state": None}
         values["vendor_data_sha256"] = store_vendor_data(writer, vendor_data_of(context.cloud))
+        if json.loads(values["hardware_json"]).get(NVRAM):
+            add_variables(writer, server)
         return values | _said_anew(context, writer, server, wanted)
 
     done = command(context, "rebuild", [word], _arguments(wanted), prepare)
@@ -125,11 +134,12 @@ def _image(context: Context, reader: Reader, server: Row, word: str | None) -> R
 
 
 def _renew(writer: Writer, disk: Row, image: Row, wanted: Rebuild) -> None:
-    """A new incarnation of a disk; a rescue disk goes, ephemeral ones may stay."""
+    """A new incarnation of a disk; a rescue disk goes, ephemeral ones may stay. UEFI variables go:
+    whether it has others, its new image says."""
     if disk["kind"] == "ephemeral" and wanted.preserve_ephemeral:
         return
     drop_disk(writer, disk)
-    if disk["position"] == RESCUE_POSITION:
+    if disk["position"] == RESCUE_POSITION or disk["kind"] == NVRAM:
         return
     of_image = {"image_id": image["id"]} if disk["kind"] == "root" else {}
     add_disk(writer, disk, **of_image)

@@ -59,7 +59,7 @@ def delete_servers(context: Context, words: Sequence[str]) -> Done[list[str]]:
 
     def work(writer: Writer) -> list[str]:
         rows = [server_row(context, writer, word) for word in words]
-        shelved.extend(row["id"] for row in rows if row["shelved_image_id"] is not None)
+        shelved.extend(row["id"] for row in rows if shelving.images_of(row))
         for row in {row["id"]: row for row in rows}.values():
             delete_within(context, writer, operation.id, row)
         return [row["name"] for row in rows]
@@ -89,7 +89,7 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
         leave_server(writer, port_id)
     volume_rows.let_go(writer, server)
     bury_all(writer, server)
-    shelving.drop_image(writer, server)
+    shelving.drop_images(writer, server)
     end_moves(writer, server["id"])
     writer.update(
         "servers",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.commanding import note_server
-from stackctl.compute.disks import disks_of
+from stackctl.compute.disks import NVRAM, disks_of
 from stackctl.compute.views import server_row
 from stackctl.errors import AgentFailed, StackctlError, UsageError
 from stackctl.identity.context import Context
@@ -95,6 +95,13 @@ def _ask(
     return asked_of(writer, server, name, kind)
 
 
+def asked_of_variables(reader: Reader, server: Row, name: str) -> Asked:
+    """The copy that makes an image of a server's UEFI variables, which nobody boots."""
+    kept = next(disk for disk in disks_of(reader, server["id"]) if disk["kind"] == NVRAM)
+    origin = Origin(name, server["id"], None, "snapshot", 0, hidden=True)
+    return Asked(server, kept, reader.get("hosts", server["host_id"]), origin)
+
+
 def asked_of(reader: Reader, server: Row, name: str, kind: str) -> Asked:
     """The copy that makes an image of a server's root disk."""
     root = next(disk for disk in disks_of(reader, server["id"]) if disk["kind"] == "root")
@@ -108,8 +115,11 @@ def receive(
     asked: Asked,
     insert: Callable[[Writer, Captured], Image],
     remember: Callable[[Image], Row] | None = None,
+    *,
+    phase: str = "converge",
 ) -> Image:
-    """Have the disk copied and sent, and make it an image in one transaction, with ``insert``."""
+    """Have the disk copied and sent, and make it an image in one transaction, with ``insert``,
+    from which on the operation is in the given phase."""
     context = operation.context
     name, host = asked.origin.name, asked.host["name"]
     arguments = {"server_id": asked.server["id"], "disk_id": asked.disk["id"]}
@@ -118,7 +128,7 @@ def receive(
         incoming = session.stream("snapshot", arguments)
         with captured.captured(context, name, incoming.pieces(), incoming.size_bytes) as content:
             _check_sum(incoming.value, content, host)
-            operation.phase = "converge"
+            operation.phase = phase
             whole = replace(content, consistency=_consistency(incoming.value))
             return operation.transact(lambda writer: insert(writer, whole), remember)
 

@@ -117,7 +117,8 @@ def device_for(reader: Reader, server: Row, asked: str | None) -> str:
     """The device that was asked for, or the first free one of the server's disk bus."""
     prefix = PREFIXES[server["disk_bus"]]
     disks = reader.value(
-        "SELECT count(*) FROM disks WHERE server_id = ? AND deleted_at IS NULL AND aside = 0",
+        "SELECT count(*) FROM disks WHERE server_id = ? AND deleted_at IS NULL AND aside = 0 "
+        "AND kind <> 'nvram'",
         server["id"],
     )
     volumes = {row["device"] for row in of_server(reader, server["id"])}

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from agent import spec
-from stackctl.hostspec.snapshot import HostSnapshot
+from stackctl.hostspec.snapshot import HostSnapshot, stands_on_image
 from stackctl.state import Row
 
 TUNNEL_TYPES = ("vxlan", "gre")
@@ -292,7 +292,7 @@ def _disk(row: Row, adopting: set[str]) -> spec.Disk:
         format=row["format"],
         size_bytes=row["size_bytes"],
         build=row["state"] == "build",
-        image_id=row["image_id"],
+        image_id=row["image_id"] if stands_on_image(row) else None,
         source_id=row["source_id"] if row["state"] == "build" else None,
         source_host_id=row["source_host_id"] if row["state"] == "build" else None,
         serial=row["serial"],
@@ -329,9 +329,10 @@ def _backend(host: Row, row: Row) -> spec.Backend:
 
 
 def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
-    disks = [
+    all_disks = [
         disk for disk in snapshot.disks if disk["server_id"] == row["id"] and not disk["aside"]
     ]
+    disks = [disk for disk in all_disks if disk["kind"] != "nvram"]
     ports = [port for port in snapshot.ports if port["device_id"] == row["id"]]
     return spec.Server(
         id=row["id"],
@@ -351,12 +352,14 @@ def _server(snapshot: HostSnapshot, row: Row) -> spec.Server:
         moving=bool(row["moving"]),
         volumes=tuple(_attachments(snapshot, row)),
         adopts=bool(row["adopting"]),
-        hardware=_hardware(row),
+        hardware=_hardware(row, all_disks),
     )
 
 
-def _hardware(server: Row) -> spec.Hardware:
+def _hardware(server: Row, disks: list[Row]) -> spec.Hardware:
     unusual = json.loads(server["hardware_json"])
+    if unusual.get("nvram"):
+        unusual["nvram"] = next((each["id"] for each in disks if each["kind"] == "nvram"), None)
     topology = unusual.pop("topology", None)
     return spec.Hardware(topology=spec.Topology(*topology) if topology else None, **unusual)
 

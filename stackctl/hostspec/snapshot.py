@@ -318,12 +318,17 @@ def _is_copy(volume: Row) -> bool:
     return bool(volume["built"]) or volume["source_id"] is not None
 
 
+def stands_on_image(disk: Row) -> bool:
+    """Whether a disk needs its image; UEFI variables are a whole copy once they are built."""
+    return bool(disk["kind"] != "nvram" or disk["state"] == "build")
+
+
 def _images(
     reader: Reader, servers: list[Row], disks: list[Row], volumes: list[Row]
 ) -> dict[str, Row]:
     """Images that disks stand on, those that volumes are still to be made of, and the kernels that
     servers boot from."""
-    wanted = {disk["image_id"] for disk in disks}
+    wanted = {disk["image_id"] for disk in disks if stands_on_image(disk)}
     wanted |= {volume["image_id"] for volume in volumes if not _is_copy(volume)}
     booted = {server["rescue_image_id"] or server["image_id"] for server in servers} - {None}
     with_kernel = reader.all(

@@ -29,6 +29,7 @@ class Origin:
     kind: str
     min_disk_gb: int
     backup_type: str = ""
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def insert_captured(context: Context, writer: Writer, content: Captured, origin:
         "name": origin.name,
         "status": "active",
         "visibility": "private",
+        "hidden": int(origin.hidden),
         **content.got.columns(origin.min_disk_gb, "bare"),
         "min_ram_mb": base["min_ram_mb"] if base else 0,
         "kernel_id": base["kernel_id"] if base else None,

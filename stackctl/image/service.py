@@ -217,13 +217,16 @@ def _to_status(context: Context, action: str, word: str) -> Done[Image]:
 
 
 def _refuse_shelved(reader: Reader, image: Image) -> None:
-    """Conflict when an image is all that there is of a server's root disk."""
+    """Conflict when an image is all that there is of a server's disk."""
     server = reader.one(
-        "SELECT name FROM servers WHERE shelved_image_id = ? AND deleted_at IS NULL", image.id
+        "SELECT name, shelved_nvram_id FROM servers "
+        "WHERE ? IN (shelved_image_id, shelved_nvram_id) AND deleted_at IS NULL",
+        image.id,
     )
     if server is not None:
+        disk = "UEFI variables" if server["shelved_nvram_id"] == image.id else "root disk"
         raise Conflict(
-            f"Image {image.name} is the root disk of server {server['name']}, which is shelved. "
+            f"Image {image.name} is the {disk} of server {server['name']}, which is shelved. "
             "Nothing was deleted.",
             hint=f"stackctl unshelve {server['name']}   (it goes by itself then)",
         )

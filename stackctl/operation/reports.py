@@ -136,9 +136,9 @@ class Reporter:
         if server["launched_at"] is None and vm_state == "active":
             values["launched_at"] = now()
             writer.update("hosts", self.host_id, build_failures=0)
-        if vm_state == "active" and server["shelved_image_id"] is not None:
-            # Its guest runs from a disk made of it: what it was shelved as has done its duty.
-            shelving.drop_image(writer, server)
+        if vm_state == "active" and shelving.images_of(server):
+            # Its guest runs from disks made of them: what it was shelved as has done its duty.
+            shelving.drop_images(writer, server)
         if any(server[name] != value for name, value in values.items()):
             self._note(writer, server, "info", _sentence(server, vm_state, report), report.seconds)
         writer.update("servers", server["id"], **values, observed_at=now())
@@ -369,7 +369,8 @@ SELECT * FROM servers WHERE id = (SELECT device_id FROM device_ports WHERE port_
 """,
     "image": """
 SELECT servers.* FROM servers
-JOIN images ON images.id IN (ifnull(servers.rescue_image_id, servers.image_id), shelved_image_id)
+JOIN images ON images.id IN
+  (ifnull(servers.rescue_image_id, servers.image_id), shelved_image_id, shelved_nvram_id)
 WHERE ? IN (images.id, images.kernel_id, images.ramdisk_id)
   AND host_id = ? AND (vm_state = 'building' OR task_state IS NOT NULL)
   AND servers.deleted_at IS NULL

@@ -54,6 +54,7 @@ def leave_host(writer: Writer, server: Row) -> None:
 
 def put_back(writer: Writer, server: Row, *, starts: bool) -> None:
     """Nothing came of shelving a server: it goes on where it is, running if it ran before."""
+    drop_images(writer, server)
     values: Row = {"task_state": None}
     if starts:
         power = {"power_action": "start", "power_serial": server["power_serial"] + 1}
@@ -82,12 +83,18 @@ def next_phase(
     return ""
 
 
-def drop_image(writer: Writer, server: Row) -> None:
-    """Delete the image that a server was shelved as, unless somebody protected it."""
-    writer.run(
-        "UPDATE images SET status = 'deleted', deleted_at = ? "
-        "WHERE id = ? AND deleted_at IS NULL AND protected = 0",
-        now(),
-        server["shelved_image_id"],
-    )
-    writer.update("servers", server["id"], shelved_image_id=None)
+def images_of(server: Row) -> list[str]:
+    """The images that a server is while it is shelved: its root disk, its UEFI variables."""
+    return [id_ for id_ in (server["shelved_image_id"], server["shelved_nvram_id"]) if id_]
+
+
+def drop_images(writer: Writer, server: Row) -> None:
+    """Delete the images that a server was shelved as, unless somebody protected them."""
+    for image_id in images_of(server):
+        writer.run(
+            "UPDATE images SET status = 'deleted', deleted_at = ? "
+            "WHERE id = ? AND deleted_at IS NULL AND protected = 0",
+            now(),
+            image_id,
+        )
+    writer.update("servers", server["id"], shelved_image_id=None, shelved_nvram_id=None)

@@ -16,6 +16,7 @@ from stackctl.state.schema_networking import NETWORKING
 from stackctl.state.schema_placing import PLACING
 from stackctl.state.schema_shelving import SHELVING
 from stackctl.state.schema_trunks import TRUNKS
+from stackctl.state.schema_variables import VARIABLES
 from stackctl.state.schema_volumes import VOLUMES
 
 APPLICATION_ID = 0x73746B63  # "stkc"
@@ -421,6 +422,7 @@ MIGRATIONS: tuple[str, ...] = (
     SHELVING,
     BACKENDS,
     TRUNKS,
+    VARIABLES,
 )
 """Script n brings a file from user_version n to n + 1."""
 

@@ -81,8 +81,8 @@ def test_machines_of_every_kind_start_and_are_left_alone(fleet: Fleet, kinds: No
 
 def disks_of(fleet: Fleet, name: str) -> list[tuple[Fleet, str]]:
     rows = fleet.rows(
-        "SELECT disks.id FROM disks JOIN servers ON servers.id = server_id "
-        "WHERE servers.name = ? AND disks.deleted_at IS NULL ORDER BY position",
+        "SELECT disks.id FROM disks JOIN servers ON servers.id = server_id WHERE servers.name = ? "
+        "AND disks.kind <> 'nvram' AND disks.deleted_at IS NULL ORDER BY position",
         name,
     )
     return [(fleet, row["id"]) for row in rows]
@@ -198,12 +198,12 @@ def pixels(png: bytes) -> bytes:
 
 def nvram(fleet: Fleet, name: str) -> list[str]:
     """The files of UEFI variables of a server, with their inodes."""
-    folder = f"{DATA}/servers/{fleet.servers()[name]['ID']}"
-    return [
-        line
-        for line in fleet.inside("host1", "ls", "-i1", folder).splitlines()
-        if line.endswith(".fd")
-    ]
+    sql = (
+        "SELECT disks.id FROM disks JOIN servers ON servers.id = server_id "
+        "WHERE servers.name = ? AND disks.kind = 'nvram' AND disks.deleted_at IS NULL"
+    )
+    files = [f"{DATA}/disks/{row['id']}.raw" for row in fleet.rows(sql, name)]
+    return [fleet.inside("host1", "ls", "-i1", file) for file in files]
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from stackctl.compute.moves.rehousing import Wish
 from stackctl.compute.settings import lock_server
 from stackctl.errors import Conflict, HostUnreachable, NoCapacity, PartlyDone, ResourceFailed
 from stackctl.hosts.leaving import fence_host, return_host
-from stackctl.image.service import delete_image
+from stackctl.image.service import delete_image, set_image
+from stackctl.image.types import ImageChange
 from stackctl.network import service as network
 from stackctl.operation import recover
 from stackctl.operation.keep import list_events
@@ -67,6 +68,18 @@ class TestFence:
 
 
 class TestEvacuate:
+    def test_uefi_variables_of_a_lost_host_are_said_to_be_lost(self, pair):
+        set_image(pair.context, "cirros", ImageChange(properties={"hw_firmware_type": "uefi"}))
+        pair.booted(host="h1")
+        before = pair.value("SELECT id FROM disks WHERE kind = 'nvram'")
+        lose(pair, "h1")
+        evacuating.evacuate(pair.context, ["vm"]).check()
+        assert any(
+            "The UEFI variables of vm were a file of host h1" in each for each in pair.warnings
+        )
+        after = "SELECT id FROM disks WHERE kind = 'nvram' AND deleted_at IS NULL"
+        assert pair.value(after) not in (None, before)
+
     def test_it_is_made_anew_with_its_id_and_address(self, lost):
         before = lost.server("vm-1")
         done = evacuating.evacuate(lost.context, ["vm-1"])

@@ -80,8 +80,8 @@ def test_a_new_machine_has_what_image_and_flavor_say():
     }
     specs = {"hw_rng:allowed": "False", "hw:watchdog_action": "pause"}
     found = hardware_of(Wish(properties, specs, 2))
-    assert len(found.pop("nvram")) == 36
     assert found == {
+        "nvram": True,
         "guest_agent": False,
         "video": "virtio",
         "watchdog": "reset",
@@ -109,11 +109,11 @@ def test_who_decides_of_the_display(asked, properties, everybody, video):
 
 
 def test_another_flavor_changes_what_flavors_have_a_say_in():
-    before = {"nvram": "n", "video": "vga", "topology": [2, 1, 1], "watchdog": "pause"}
+    before = {"nvram": True, "video": "vga", "topology": [2, 1, 1], "watchdog": "pause"}
     wish = Wish({}, {"hw:cpu_cores": "4"}, 4)
-    assert resized(before, wish) == {"nvram": "n", "video": "vga", "topology": [1, 4, 1]}
+    assert resized(before, wish) == {"nvram": True, "video": "vga", "topology": [1, 4, 1]}
     assert with_display(before, Wish({}, {}, 2, False)) == {
-        "nvram": "n",
+        "nvram": True,
         "topology": [2, 1, 1],
         "watchdog": "pause",
     }
@@ -188,7 +188,7 @@ def test_an_ordinary_server_has_the_usual_hardware(one):
     assert spec_of(one).hardware == USUAL_HARDWARE
 
 
-def test_a_rebuilt_server_has_new_uefi_variables_and_a_resized_one_keeps_them(one):
+def test_a_rebuilt_server_has_new_uefi_variables_and_a_resized_one_a_copy(one):
     say_of_image(one, hw_firmware_type="uefi", hw_cpu_max_sockets="1")
     create_flavor(one.context, NewFlavor("four", vcpus=4, ram_mb=512, disk_gb=1))
     one.booted(vnc=True)
@@ -196,7 +196,12 @@ def test_a_rebuilt_server_has_new_uefi_variables_and_a_resized_one_keeps_them(on
     assert first == Hardware(nvram=first.nvram, topology=Topology(1, 1, 1), video="vga")
     service.change_power(one.context, "stop", ["vm"]).check()
     resizing.resize(one.context, "vm", "four").check()
-    assert spec_of(one).hardware == Hardware(first.nvram, Topology(1, 4, 1), "vga")
+    copied = spec_of(one).hardware
+    assert copied == Hardware(copied.nvram, Topology(1, 4, 1), "vga")
+    assert copied.nvram not in (None, first.nvram)
+    made_of = "SELECT source_id FROM disks WHERE id = ? AND kind = 'nvram' AND size_bytes = 0"
+    assert one.value(made_of, copied.nvram) == first.nvram
+    assert len(spec_of(one).disks) == 1
     resizing.revert(one.context, "vm").check()
     assert spec_of(one).hardware == first
     rebuilding.rebuild(one.context, "vm", rebuilding.Rebuild()).check()

@@ -20,7 +20,8 @@ from stackctl.errors import (
     StackctlError,
 )
 from stackctl.hosts.leaving import fence_host, return_host
-from stackctl.image.service import delete_image, list_images, show_image
+from stackctl.image.service import delete_image, list_images, set_image, show_image
+from stackctl.image.types import ImageChange
 from stackctl.network import service as network
 from stackctl.operation import recover
 from stackctl.operation.keep import list_events
@@ -533,3 +534,55 @@ class TestInterrupted:
         assert away.servers() == {"vm": "ACTIVE"}
         assert names(away) == ["cirros"]
         at_rest(away)
+
+
+class TestVariables:
+    """Of a server that boots by UEFI."""
+
+    @pytest.fixture
+    def efi(self, pair):
+        set_image(pair.context, "cirros", ImageChange(properties={"hw_firmware_type": "uefi"}))
+        pair.booted(host="h1")
+        pair.fleet.content = qcow2()
+        return pair
+
+    @staticmethod
+    def shelved_as(world):
+        return row(world)["shelved_image_id"], row(world)["shelved_nvram_id"]
+
+    def test_they_are_an_image_that_its_next_ones_are_made_of(self, efi):
+        shelving.shelve(efi.context, "vm").check()
+        assert set(names(efi)) == {"vm-shelved", "cirros"}
+        _, nvram = self.shelved_as(efi)
+        assert nvram is not None
+        with pytest.raises(Conflict, match="UEFI variables of server vm, which is shelved"):
+            delete_image(efi.context, nvram)
+        shelving.unshelve(efi.context, "vm").check()
+        made_of = "SELECT image_id FROM disks WHERE kind = 'nvram' AND deleted_at IS NULL"
+        assert efi.value(made_of) == nvram
+        assert self.shelved_as(efi) == (None, None)
+        assert efi.value("SELECT status FROM images WHERE id = ?", nvram) == "deleted"
+        at_rest(efi)
+
+    def test_their_image_goes_when_that_of_the_root_disk_fails(self, efi, monkeypatch):
+        taken = shelving.asked_of
+
+        def fail(*arguments):
+            taken(*arguments)
+            raise AgentFailed("no room for a copy")
+
+        monkeypatch.setattr(shelving, "asked_of", fail)
+        with pytest.raises(AgentFailed) as failed:
+            shelving.shelve(efi.context, "vm")
+        assert failed.value.message.endswith("Server vm is not shelved.")
+        assert efi.server("vm").status == "ACTIVE"
+        assert self.shelved_as(efi) == (None, None)
+        gone = "SELECT status FROM images WHERE name = 'vm-shelved-variables'"
+        assert efi.value(gone) == "deleted"
+        at_rest(efi)
+
+    def test_they_go_with_the_server(self, efi):
+        shelving.shelve(efi.context, "vm").check()
+        service.delete_servers(efi.context, ["vm"]).check()
+        left = "SELECT count(*) FROM images WHERE name LIKE 'vm-shelved%' AND deleted_at IS NULL"
+        assert efi.value(left) == 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from stackctl.compute import lifecycle, volume_rows
 from stackctl.compute.commanding import Before, note_server
 from stackctl.compute.disks import disks_of, restore_disks
+from stackctl.compute.hardware import has_nvram
 from stackctl.compute.moves.migrating import left_behind
 from stackctl.compute.moves.moving import open_move
 from stackctl.compute.moves.rehousing import Homes, Wish, find_host, graves_of, move_in, take_host
@@ -201,6 +202,11 @@ class _Evacuation:
         open_move(writer, server, self._operation.id, **move)
         if left_behind(writer, server) is None:
             _disks_anew(writer, server, host_id, values)
+            if has_nvram(server):
+                self._context.watch.warn(
+                    f"The UEFI variables of {server['name']} were a file of host {lost}, and are "
+                    "lost with it: it starts with new ones."
+                )
             words = f"host {lost} is off: made anew on {new}"
         else:
             _disks_of_old(writer, server, host_id, values)

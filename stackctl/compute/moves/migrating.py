@@ -14,8 +14,7 @@ from typing import Any
 
 from stackctl.compute import lifecycle
 from stackctl.compute.commanding import note_server
-from stackctl.compute.disks import add_disk, disks_of
-from stackctl.compute.hardware import has_nvram
+from stackctl.compute.disks import NVRAM, add_disk, disks_of
 from stackctl.compute.moves import moving
 from stackctl.compute.types import GIB, SIZES, Server
 from stackctl.compute.views import first_result, read_servers, server_row, servers_by_id
@@ -95,10 +94,6 @@ def _switch_off(
     lifecycle.refuse_undecided(server, action)
     moving.require_movable(writer, server, action)
     origin = moving.require_host(writer, server, action)
-    if has_nvram(server):
-        context.watch.warn(
-            f"The UEFI variables of {server['name']} do not go along: it starts with new ones."
-        )
     new = sizes(writer, server)
     host = moving.choose_host(context, writer, {**server, **new}, operation.id, host_word)
     ids = [disk["id"] for disk in disks_of(writer, server["id"]) if not disk["aside"]]
@@ -186,18 +181,25 @@ def copy_disks(writer: Writer, server: Row, new: Row, host_id: str) -> None:
         writer.update("disks", disk["id"], aside=1, version=disk["version"] + 1)
         if disk["kind"] == "swap":
             continue  # made anew: what a guest swapped out is worth nothing after it went off
-        size = new["disk_gb"] if disk["kind"] == "root" else new["ephemeral_gb"]
-        size_bytes = max(disk["size_bytes"], size * GIB)
-        copy = {"host_id": host_id, "source_id": disk["id"], "size_bytes": size_bytes}
+        copy = {"host_id": host_id, "source_id": disk["id"], "size_bytes": _size(disk, new)}
         add_disk(writer, disk, **copy)
     _add_lacking(writer, server, new, host_id, present)
+
+
+def _size(disk: Row, new: Row) -> int:
+    """What a disk has, or more as the flavor says; UEFI variables never grow."""
+    if disk["kind"] == NVRAM:
+        return int(disk["size_bytes"])
+    size_gb = new["disk_gb"] if disk["kind"] == "root" else new["ephemeral_gb"]
+    return max(int(disk["size_bytes"]), int(size_gb) * GIB)
 
 
 def _add_lacking(
     writer: Writer, server: Row, new: Row, host_id: str, present: Sequence[Row]
 ) -> None:
     """An ephemeral disk that it did not have, and its swap."""
-    position = max((disk["position"] for disk in present if disk["kind"] != "swap"), default=-1)
+    kept = [disk for disk in present if disk["kind"] not in ("swap", NVRAM)]
+    position = max((disk["position"] for disk in kept), default=-1)
     wanted = (
         ("ephemeral", 0 if server["ephemeral_gb"] else new["ephemeral_gb"] * GIB),
         ("swap", new["swap_mb"] * 1024**2),

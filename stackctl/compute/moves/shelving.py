@@ -9,7 +9,7 @@ from stackctl.compute.commanding import Before, command, give, note_server, take
 from stackctl.compute.disks import disks_of
 from stackctl.compute.hardware import has_nvram
 from stackctl.compute.moves.rehousing import Homes, Wish, find_host, graves_of, move_in
-from stackctl.compute.snapshots import asked_of, receive
+from stackctl.compute.snapshots import asked_of, asked_of_variables, receive
 from stackctl.compute.types import Server
 from stackctl.compute.views import first_result, read_servers, server_row
 from stackctl.errors import Conflict, ResourceFailed, StackctlError
@@ -23,7 +23,8 @@ from stackctl.state import Reader, Row, Writer, read
 
 
 def shelve(context: Context, word: str, *, keep: bool = False) -> Done[Server]:
-    """Switch a server off, make an image of its root disk, and free its host (``keep``: not yet).
+    """Switch a server off, make images of its root disk and of its UEFI variables, and free its
+    host (``keep``: not yet).
 
     It keeps id, ports and addresses. Until the image is there it can only go on as before, and
     does when anything fails.
@@ -41,11 +42,14 @@ def shelve(context: Context, word: str, *, keep: bool = False) -> Done[Server]:
             return _ended(operation, before)
         try:
             _require_off(context, before, exchanges)
+            if has_nvram(before.server):
+                _capture_variables(operation, before)
             if before.server["disk_gb"]:
                 _capture(operation, before, keep=keep)
         except StackctlError as error:
             if not _has_image(context, before):
                 _go_on_there(operation, before)
+                captured.sweep(context)  # of what it would have been shelved as
                 error.message = f"{error.message} Server {before.server['name']} is not shelved."
                 raise
             # Its host fell silent with the last word, when the image was there.
@@ -111,7 +115,6 @@ def _switch_off(context: Context, writer: Writer, operation: Operation, word: st
     server = server_row(context, writer, word)
     lost = [f"{server['ephemeral_gb']} GB of ephemeral disk"] if server["ephemeral_gb"] else []
     lost += [f"{server['swap_mb']} MB of swap"] if server["swap_mb"] else []
-    lost += ["its UEFI variables"] if has_nvram(server) else []
     give(context, writer, operation.id, "shelve", server)
     if lost:
         context.watch.warn(
@@ -138,6 +141,22 @@ def _require_off(context: Context, before: Before, exchanges: Sequence[Exchange]
         (shown,) = read_servers(context, [server_id])
         why = shown.fault.message if shown.fault else f"its power state is {shown.power_state}"
         raise ResourceFailed(f"Server {shown.name} did not go off: {why.rstrip('.')}.")
+
+
+def _capture_variables(operation: Operation, before: Before) -> None:
+    """Make an image of them first: without that of the root disk the server is not shelved, and
+    this one goes again."""
+    server_id = before.server["id"]
+    with read(operation.context.cloud) as reader:
+        server = reader.get("servers", server_id)
+        asked = asked_of_variables(reader, server, f"{server['name']}-shelved-variables")
+
+    def insert(writer: Writer, content: Captured) -> Image:
+        image = captured.insert_captured(operation.context, writer, content, asked.origin)
+        writer.update("servers", server_id, shelved_nvram_id=image.id)
+        return image
+
+    receive(operation, asked, insert, phase=operation.phase)
 
 
 def _capture(operation: Operation, before: Before, *, keep: bool) -> None:
@@ -172,7 +191,9 @@ def _go_on_there(operation: Operation, before: Before) -> None:
     """Nothing came of it: the server is where it was, and runs if it ran."""
     context, server_id = operation.context, before.server["id"]
     with read(context.cloud) as reader:
-        heard = operation.is_known_to(reader, before.server["host_id"])
+        # One that has given its variables went off for it, whatever was written since then.
+        gave = shelving.images_of(reader.get("servers", server_id))
+        heard = bool(gave) or operation.is_known_to(reader, before.server["host_id"])
     if not heard:
         take_back(operation, [before])
     else:
