@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from agent import layout, picture, prune, purge, waiting
+from agent import layout
 from agent.channel import Channel, ChannelLost
 from agent.copies import snapshots
 from agent.faults import StepFailed, fault_of
@@ -23,7 +23,6 @@ from agent.resources.domain_xml import has_guest_agent
 from agent.spec import to_plain
 from agent.store import Store
 from agent.system import files, libvirt_conn
-from agent.trace import tracing
 from agent.wire import MAX_REPLY_BYTES, WireError
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def console_log(store: Store, args: Args, check: Callable[[], None]) -> Args:
 
 
 def lazily(module: str, name: str) -> Action:
-    """An action of a module that few exchanges need: TLS takes a while to load."""
+    """An action of a module that is loaded when it is asked for: most exchanges ask for none."""
 
     def act(store: Store, args: Args, check: Callable[[], None]) -> Any:
         return getattr(importlib.import_module(module), name)(store, args, check)
@@ -163,6 +162,8 @@ def has_display(store: Store, args: Args, check: Callable[[], None]) -> Args:
 
 def screenshot(store: Store, args: Args, check: Callable[[], None]) -> Args:
     """What a guest's display shows, as a PNG: {server_id}."""
+    from agent import picture
+
     running_display(args["server_id"])
     shown = libvirt_conn.screenshot(layout.checked(args["server_id"]))
     return {"png": base64.b64encode(picture.to_png(shown)).decode()}
@@ -197,13 +198,13 @@ _ACTIONS: dict[str, Action] = {
     "has-display": has_display,
     "screenshot": screenshot,
     "set-password": set_password,
-    "wait-guest": waiting.wait_guest,
-    "list-images": prune.list_images,
+    "wait-guest": lazily("agent.waiting", "wait_guest"),
+    "list-images": lazily("agent.prune", "list_images"),
     "power-states": power_states,
-    "prune-images": prune.prune_images,
-    "purge": purge.purge,
+    "prune-images": lazily("agent.prune", "prune_images"),
+    "purge": lazily("agent.purge", "purge"),
     "share-disk": lazily("agent.copies.peers", "share_disk"),
     "share-image": lazily("agent.copies.peers", "share_image"),
-    "trace-flow": tracing.trace_flow,
-    "trace-router": tracing.trace_router,
+    "trace-flow": lazily("agent.trace.tracing", "trace_flow"),
+    "trace-router": lazily("agent.trace.tracing", "trace_router"),
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from stackctl.compute.commanding import command
-from stackctl.compute.service import delete_servers, delete_within
-from stackctl.compute.types import Server
-from stackctl.compute.views import server_row
 from stackctl.identity.context import Context
 from stackctl.operation import Done, begin, keep, shelving
 from stackctl.state import Reader, Row, Writer, now, read, seconds_since
+
+if TYPE_CHECKING:
+    from stackctl.compute.types import Server
+
+# What deletes and commands servers is loaded where it is used: every converge comes by here, and
+# seldom has something to delete.
 
 
 def can_be_restored(context: Context, *, force: bool = False) -> bool:
@@ -24,6 +27,10 @@ def delete(context: Context, words: Sequence[str], *, force: bool = False) -> Do
     Where they can be restored they are switched off and wait for the interval's end, but those
     that never ran. Conflict when one waits already, unless ``force``.
     """
+    from stackctl.compute.commanding import command
+    from stackctl.compute.service import delete_servers
+    from stackctl.compute.views import server_row
+
     if not can_be_restored(context, force=force):
         return delete_servers(context, words)
     with read(context.cloud) as reader:
@@ -38,6 +45,8 @@ def delete(context: Context, words: Sequence[str], *, force: bool = False) -> Do
 
 def restore(context: Context, words: Sequence[str]) -> Done[list[Server]]:
     """Start servers that were deleted softly."""
+    from stackctl.compute.commanding import command
+
     return command(context, "restore", words, {}, _restored)
 
 
@@ -55,6 +64,8 @@ def reclaim(context: Context) -> list[str]:
         due = _due(context, reader)
     if not due or context.dry_run:
         return []
+
+    from stackctl.compute.service import delete_within
 
     def work(writer: Writer) -> list[str]:
         rows = _due(context, writer)

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Sequence
 
 from stackctl.compute import booking, lifecycle, volume_rows
-from stackctl.compute.adoption.rows import take_back
 from stackctl.compute.commanding import command, note_server
 from stackctl.compute.disks import bury_all
 from stackctl.compute.elsewhere import carry_out
@@ -78,6 +77,9 @@ def delete_within(context: Context, writer: Writer, operation_id: str, server: R
     """The transaction of delete: rows go, tombstones let the host destroy what was theirs."""
     lifecycle.refuse_locked(server, "delete")
     if server["adopting"] == 1:
+        # Loaded late: few servers are adopted, and every boot and delete would pay for it.
+        from stackctl.compute.adoption.rows import take_back
+
         take_back(writer, server)
         words = "deleted; its domain was not taken over, and is as it was"
         note_server(context, writer, operation_id, "delete", server, words)

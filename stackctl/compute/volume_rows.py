@@ -8,7 +8,6 @@ from stackctl.errors import Conflict, UsageError
 from stackctl.operation import volume_keepers as keeping
 from stackctl.operation.volume_reports import FREE
 from stackctl.state import Reader, Row, Writer
-from stackctl.volume import service
 
 PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "ide": "hd", "usb": "sd"}
 LETTERS = "abcdefghijklmnopqrstuvwxy"
@@ -81,6 +80,9 @@ def be_root(writer: Writer, volume: Row, server: Row) -> None:
 
 def let_go(writer: Writer, server: Row) -> None:
     """The volumes of a server that is deleted: free when its domain is gone, or deleted with it."""
+    # Loaded late: it brings all that images can do, which most commands to servers do not need.
+    from stackctl.volume import service
+
     for volume in of_server(writer, server["id"]):
         if volume["host_id"] is not None:
             volume = keeping.past_the_fence(writer, volume)
@@ -101,6 +103,8 @@ def try_again(writer: Writer, server_id: str) -> None:
     """A server was named again: what of its volumes could not be made is tried once more."""
     for volume in of_server(writer, server_id):
         if volume["held"]:
+            from stackctl.volume import service
+
             service.try_again(writer, volume)
 
 

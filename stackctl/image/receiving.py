@@ -12,7 +12,6 @@ from stackctl.errors import Conflict, UnsafeImage
 from stackctl.identity.context import Context
 from stackctl.image.types import GIB, Url
 from stackctl.stores import local
-from stackctl.stores.web import download
 
 Source = BinaryIO | Url
 
@@ -61,6 +60,8 @@ def received(context: Context, source: Source, expected: Expected) -> Iterator[R
 
     with ExitStack() as stack:
         if isinstance(source, Url):
+            from stackctl.stores.web import download
+
             limit = context.cloud.config["image_size_limit_gb"] * GIB
             response = stack.enter_context(download(source.address, limit))
             pieces, total = response.pieces(), response.size_bytes

@@ -20,7 +20,6 @@ from stackctl.image.words import check_change, check_new, checked_properties, ch
 from stackctl.operation.outcome import Done
 from stackctl.operation.resource import change_one, prepare_one
 from stackctl.state import Reader, Row, Writer, find, new_id, now, read
-from stackctl.stores.web import checked_url
 
 _MEMBER = "SELECT 1 FROM image_members WHERE image_id = images.id AND project_id = ?"
 
@@ -51,6 +50,8 @@ def create_image(
         raise UsageError("A store is chosen with the content (image-upload --store).")
     url = source if isinstance(source, Url) else None
     if url is not None:
+        from stackctl.stores.web import checked_url
+
         checked_url(url.address)
         arguments["url"] = asdict(url)
     with placing.swept_on_failure(context) as stack:

@@ -18,7 +18,6 @@ from stackctl.errors import NotFound, ResourceFailed, StackctlError
 from stackctl.state import Cloud, Reader
 from stackctl.stores import local
 from stackctl.stores.registry import LOCAL, WEB, open_store
-from stackctl.stores.web import download
 
 
 @dataclass(frozen=True)
@@ -139,5 +138,8 @@ def stored(cloud: Cloud, content: Content, location: Location) -> Iterator[bytes
     if location.store != WEB:
         yield from open_store(cloud, location.store).get(content.sha256)
         return
+    # Loaded late: what talks to web servers takes a while to load, and most contents are here.
+    from stackctl.stores.web import download
+
     with download(location.url or "", content.size_bytes) as response:
         yield from response.pieces()
