@@ -122,8 +122,12 @@ def _spreading(context: Context) -> Spreading:
         with read(context.cloud) as reader:
             return reader.get("hosts", host_id)
 
+    def keepers(sha256: str) -> list[Row]:
+        with read(context.cloud) as reader:
+            return one.keepers_of(reader, sha256)
+
     least_mb = context.cloud.config["image_from_hosts_mb"]
-    return Spreading(least_mb, lambda host: acting_session(context, host), host_of)
+    return Spreading(least_mb, lambda host: acting_session(context, host), host_of, keepers)
 
 
 def _unclaimed(host: Row) -> bool:

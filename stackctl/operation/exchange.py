@@ -18,7 +18,7 @@ from stackctl.identity.context import Context
 from stackctl.operation.events import note
 from stackctl.operation.outcome import Failure, PlannedStep
 from stackctl.operation.reports import Reporter, concerns_a_row
-from stackctl.state import Row, Writer, now, read, write
+from stackctl.state import Reader, Row, Writer, now, read, write
 
 LOCK_TIMEOUT_S = 120.0
 NOTHING_TO_DO = ("unchanged", "held", "busy")
@@ -138,6 +138,20 @@ def open_image(context: Context, sha256: str) -> BinaryIO:
         context.watch.progress(what, done, content.size_bytes)
 
     return opened(context.cloud, content, progress)
+
+
+_KEEPERS = """SELECT DISTINCT hosts.* FROM hosts
+  JOIN disks ON disks.host_id = hosts.id JOIN images ON images.id = disks.image_id
+  WHERE images.sha256 = ? AND disks.state = 'built' AND disks.deleted_at IS NULL
+    AND hosts.fenced = 0 AND NOT EXISTS (
+      SELECT 1 FROM image_locations JOIN images AS live ON live.id = image_id
+      WHERE live.sha256 = images.sha256 AND live.deleted_at IS NULL)
+  ORDER BY hosts.unreachable_since IS NOT NULL, hosts.name"""
+
+
+def keepers_of(reader: Reader, sha256: str) -> list[Row]:
+    """The hosts with disks that are based on a content which the cloud's images have no more."""
+    return reader.all(_KEEPERS, sha256)
 
 
 def opening(

@@ -4,7 +4,8 @@ The first host that lacks an image gets it from the controller; the others wait 
 host has it. Whoever has got it gives it on, to GIVEN_AT_ONCE others at a time, so the number of
 givers doubles. What opens a giver is made for one operation: a certificate whose key only the
 givers have, and a token for each copy (see agent.copies.peers). Whatever goes wrong with a giver,
-the controller sends the image itself. A disk that moves comes from its host alone.
+the controller sends the image itself. What no image of the cloud has any more, but disks are still
+based on, comes from a host of such a disk. A disk that moves comes from its host alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import datetime
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,10 @@ Act = Callable[[Row], AbstractContextManager[Session]]
 
 def _nobody(host_id: str) -> Row:
     raise Bug(f"nobody said how host {host_id} is reached")
+
+
+def _kept_nowhere(sha256: str) -> Sequence[Row]:
+    return ()
 
 
 GIVEN_AT_ONCE = 2
@@ -51,13 +56,19 @@ class Spreading:
     """Who has which image, of the hosts of one operation. Used by their threads at once.
 
     ``least_mb``: smaller images are sent by the controller; None: all are. ``host_of``: the row of
-    a host, by its id.
+    a host, by its id. ``keepers``: the hosts that alone have a content, by its SHA-256; none when
+    the controller can send it.
     """
 
     def __init__(
-        self, least_mb: int | None, act: Act, host_of: Callable[[str], Row] = _nobody
+        self,
+        least_mb: int | None,
+        act: Act,
+        host_of: Callable[[str], Row] = _nobody,
+        keepers: Callable[[str], Sequence[Row]] = _kept_nowhere,
     ) -> None:
         self._least_mb, self._act, self._host_of = least_mb, act, host_of
+        self._keepers = keepers
         self._givers: dict[str, _Giver] = {}
         self._first: dict[str, str] = {}
         self._takes: dict[str, _Giver] = {}
@@ -75,6 +86,9 @@ class Spreading:
 
     def offer(self, host: Row, image: Image) -> Peer | None:
         """The host from which this one gets an image; None: from the controller."""
+        keepers = self._keepers(image.sha256)
+        if keepers:
+            return self._kept(host, image.sha256, keepers)
         if self._least_mb is None or image.size_bytes < self._least_mb * MIB:
             return None
         while True:
@@ -92,12 +106,7 @@ class Spreading:
         ``failed``: what was said before was of no use: the exchange may be dead.
         """
         host = self._host_of(host_id)
-        address = host["address"] if host["transport"] == "ssh" else host["tunnel_address"]
-        if address is None:
-            raise HostUnreachable(
-                f"Host {host['name']}, which is this machine, has no address for other hosts.",
-                hint=f"stackctl host-set {host['name']} --tunnel-address ADDRESS",
-            )
+        address = _address(host)
         with self._changed:
             giver = self._givers.setdefault(host_id, _Giver(host))
             if failed:
@@ -150,9 +159,20 @@ class Spreading:
             self._first = {key: first for key, first in self._first.items() if first != host_id}
             self._changed.notify_all()
 
+    def _kept(self, host: Row, sha256: str, keepers: Sequence[Row]) -> Peer | None:
+        """The first keeper that gives it; one may have lost it, or be down."""
+        for keeper in keepers:
+            if keeper["id"] != host["id"]:
+                with self._changed:
+                    giver = self._givers.setdefault(keeper["id"], _Giver(keeper))
+                peer = None if giver.useless else self._peer(giver, sha256)
+                if peer is not None:
+                    return peer
+        return None
+
     def _peer(self, giver: _Giver, sha256: str) -> Peer | None:
         try:
-            return self._asked(giver, "share-image", {"sha256": sha256}, giver.host["address"])
+            return self._asked(giver, "share-image", {"sha256": sha256}, _address(giver.host))
         except StackctlError:
             giver.useless = True
             return None
@@ -178,6 +198,17 @@ class Spreading:
     @cached_property
     def _credentials(self) -> tuple[str, str]:
         return make_certificate()
+
+
+def _address(host: Row) -> str:
+    """Where other hosts reach this one."""
+    address = host["address"] if host["transport"] == "ssh" else host["tunnel_address"]
+    if address is None:
+        raise HostUnreachable(
+            f"Host {host['name']}, which is this machine, has no address for other hosts.",
+            hint=f"stackctl host-set {host['name']} --tunnel-address ADDRESS",
+        )
+    return str(address)
 
 
 @dataclass(frozen=True)

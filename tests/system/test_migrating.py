@@ -110,6 +110,18 @@ def test_what_a_guest_wrote_goes_along_and_back(fleet: Fleet) -> None:
     assert [row["Status"] for row in told] == ["reverted", "confirmed", "finished"]
 
 
+def test_a_server_moves_though_only_its_host_has_its_image(fleet: Fleet) -> None:
+    fleet.run("boot", "vm", *fleet.tiny, "--host", "host1")
+    fleet.run("shelve", "vm")
+    fleet.run("unshelve", "vm", "--host", "host1")
+    fleet.run("stop", "vm")
+    hashed = content(fleet, "host1", disk(fleet))
+    assert migrate(fleet) == 0
+    assert at(fleet) == ("host2", "VERIFY_RESIZE")
+    assert content(fleet, "host2", disk(fleet)) == hashed
+    fleet.check_at_rest()
+
+
 def test_resized_on_another_host_its_disk_is_larger_there(fleet: Fleet) -> None:
     fleet.run("flavor-create", "wide", "--ram", "96", "--disk", "2", "--vcpus", "1")
     hashed, old = written(fleet), disk(fleet)

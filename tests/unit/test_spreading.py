@@ -15,7 +15,7 @@ IMAGE = Image("i", "a" * 64, 100 * MIB, "raw")
 class Hosts:
     """Hosts that fetch the image at once; counts who gave it, and how many at a time."""
 
-    def __init__(self, count, *, broken=(), local=(), least_mb=64, fail_first=False):
+    def __init__(self, count, *, broken=(), local=(), least_mb=64, fail_first=False, keepers=()):
         self.rows = [
             {"id": f"h{n}", "address": f"10.0.0.{n}", "transport": "local" if n in local else "ssh"}
             for n in range(count)
@@ -27,7 +27,8 @@ class Hosts:
         self.now: dict[str, int] = {}
         self.opened = 0
         self.lock = threading.Lock()
-        self.spread = Spreading(least_mb, self.act)
+        kept = [self.rows[n] for n in keepers]
+        self.spread = Spreading(least_mb, self.act, keepers=lambda _: kept)
 
     @contextmanager
     def act(self, row):
@@ -121,4 +122,14 @@ def test_a_giver_that_did_not_give_is_not_named_again():
         part.arrived(())
     with hosts.spread.part(hosts.rows[2], (IMAGE,)) as part:
         assert part.peer(IMAGE.sha256).port == 1001
+    hosts.spread.close()
+
+
+@pytest.mark.parametrize("least_mb", [None, 64, 101])
+def test_what_only_hosts_have_comes_from_one_that_answers(least_mb):
+    hosts = Hosts(4, least_mb=least_mb, keepers=[0, 1, 2], broken=[1])
+    with hosts.spread.part(hosts.rows[3], (IMAGE,)) as part:
+        assert part.peer(IMAGE.sha256).port == 1000
+    with hosts.spread.part(hosts.rows[0], (IMAGE,)) as part:
+        assert part.peer(IMAGE.sha256).port == 1002
     hosts.spread.close()
