@@ -15,7 +15,7 @@ from tests import frames
 from tests.system import vlan_device
 from tests.system.conftest import eventually
 from tests.system.nethost import Guest, NetHost, hosts
-from tests.system.test_agent_network import kills, nothing_left
+from tests.system.test_agent_network import nothing_left
 
 PARENT, SUBPORT = net.provider_port(2, "head"), net.private_port(4, "node-1")
 LATER = net.private_port(7, "later")
@@ -220,6 +220,6 @@ def test_death_between_any_two_effects_is_repaired() -> None:
             ports=(parent, SUBPORT),
         )
         empty = replace(full, networks=(), ports=(), trunks=())
-        assert "transact" in list(kills(lone, empty, full, 1))
-        for _ in kills(lone, full, empty, 1):
+        assert "transact" in list(lone.kills(empty, full, 1))
+        for _ in lone.kills(full, empty, 1):
             nothing_left(lone)

@@ -67,6 +67,7 @@ def off(fleet: Fleet, name: str) -> str:
     return mine
 
 
+@pytest.mark.slow
 def test_uefi_variables_go_along_and_back(fleet: Fleet, firmware: None) -> None:
     mine, old = off(fleet, "variable"), kept(fleet)
     told = fleet.run("migrate", "variable", "--host", "host2")

@@ -20,7 +20,6 @@ from tests.system.test_volumes import (
     Guest,
     delete_everything,
     guest,
-    killed,
     volume,
     world,
 )
@@ -216,13 +215,13 @@ def test_volumes_are_made_once_and_whole_though_agents_die_at_any_point(
 ) -> None:
     for at in range(1, MAX_POINTS):
         words = ("--size", "1", "--image", "releasing", "--type", place.name, "--host", "host1")
-        dead = killed(world, at, "volume-create", "data", *words)
+        dead = world.killing_agents(at, "volume-create", "data", *words)
         id_ = volume(world)["ID"]
         assert [name for name in place.files() if id_ not in name] == list(place.claim)
         assert len(place.files()) == 1 + len(place.claim)
         qemu_io(world, "host2", place, id_, "read 0 1M")
         world.check_at_rest()
-        dead += killed(world, at, "volume-delete", "--yes", "data")
+        dead += world.killing_agents(at, "volume-delete", "--yes", "data")
         assert place.files() == list(place.claim)
         if dead == 0:
             assert at > 3
