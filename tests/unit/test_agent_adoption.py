@@ -263,6 +263,17 @@ def test_a_domain_becomes_ours_by_its_definition_alone(libvirt, host, image):
     assert (after.result, after.facts["as_adopted"]) == ("unchanged", True)
 
 
+def test_an_adopted_guest_is_known_though_something_was_removed_beside_it(libvirt, host, image):
+    spec = spec_of(image)
+    steps(host, spec)[0].apply()
+    host.seen.pop(nic.RUNNING)
+    (after,) = domain.KIND.changes(host, spec)
+    assert after.facts["as_adopted"] is True
+    host.seen.pop(nic.RUNNING)
+    assert steps(host, spec) == []
+    assert stray.strays(host, spec) == {OURS: stray.Stray("vnet3", MAC, 4711, 9)}
+
+
 def test_what_libvirt_refuses_leaves_no_trace(libvirt, host, image):
     before = libvirt.live, libvirt.config
     libvirt.refuses = "unsupported configuration"
