@@ -41,8 +41,9 @@ class Disk:
 
 @dataclass(frozen=True)
 class Nic:
-    """A NIC of the domain: its tap and the bridge that this is in (with its VLAN tag there, if it
-    is one of Open vSwitch), and the addresses that the guest is seen to have."""
+    """A NIC of the domain: its tap and the bridge that this is in, or will be when the guest is
+    started (with its VLAN tag there, if it is one of Open vSwitch), and the addresses that the
+    guest is seen to have."""
 
     mac: str
     device: str
@@ -193,7 +194,7 @@ def _nic(whole: Whole, nic: ForeignNic, switch: ovs.Switch) -> Nic:
         mac=nic.mac,
         device=nic.device,
         bridge=bridge,
-        tag=None if port is None else port.tag,
+        tag=nic.tag if port is None else port.tag,
         addresses=whole.addresses.get(nic.mac, ()),
     )
 

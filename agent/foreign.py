@@ -80,11 +80,13 @@ class ForeignDisk:
 
 @dataclass(frozen=True)
 class ForeignNic:
-    """A NIC, the tap behind it (empty while the guest is off), and what it is plugged into."""
+    """A NIC, the tap behind it (empty while the guest is off), what it is plugged into and the VLAN
+    that it asks for there."""
 
     mac: str
     device: str
     source: str
+    tag: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ def _nic(nic: Element) -> ForeignNic:
     named = {} if source is None else source.attrib
     words = named.get("bridge") or named.get("network") or named.get("dev") or ""
     device = _attribute(nic, "target", "dev")
-    return ForeignNic(_attribute(nic, "mac", "address").lower(), device, words)
+    tag = _attribute(nic, "vlan/tag", "id")
+    mac = _attribute(nic, "mac", "address").lower()
+    return ForeignNic(mac, device, words, int(tag) if tag else None)
 
 
 def _nic_model(nic: Element) -> str:

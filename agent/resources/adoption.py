@@ -9,6 +9,7 @@ find a server of ours, and bring its taps and flows to what they should be.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Optional
@@ -50,6 +51,9 @@ class Adoptions:
 
     def changes(self, host: Host, spec: HostSpec) -> Iterable[Step]:
         """Domains that are to become ours; what is said of those that are, the kind itself says."""
+        with suppress(LibvirtError):
+            # Anew when something was removed: ports tell by it on which taps adopted guests are.
+            nic.running(host, spec)
         for server in spec.servers:
             if server.adopts:
                 step = self._wanted(host, spec, server)

@@ -68,6 +68,8 @@ class DomainKind:
         wanted = {server.id for server in spec.servers}
         try:
             views = libvirt_conn.observe(wanted)
+            # Looked at anew when it was changed: adopted guests are told by it.
+            nic.running(host, spec)
         except LibvirtError as error:
             for server in spec.servers:
                 yield Step(self.name, server.id, "failed", server.version, fault=fault_of(error))

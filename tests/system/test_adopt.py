@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,6 +16,8 @@ from tests.system.test_interfaces import RELEASING_GUEST
 
 IMAGES = "/var/lib/libvirt/images"
 BRIDGE = "virbr9"
+SWITCH = "ovsbr9"
+HELD_TAP = Path(__file__).with_name("held_tap.py").read_text()
 KILLED = -9
 MAX_POINTS = 80
 
@@ -37,6 +40,19 @@ XML = """
   </devices>
 </domain>
 """
+
+SECOND = """
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/><source file='{path}'/>
+      <target dev='sdb' bus='{bus}'/>
+    </disk>
+    <controller type='scsi' model='virtio-scsi'/>
+    <interface type='bridge'>
+      <mac address='{mac}'/><source bridge='br-eth1'/>
+      <virtualport type='openvswitch'/><vlan><tag id='{vlan}'/></vlan><model type='virtio'/>
+    </interface>
+"""
+"""A disk and a NIC more."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +78,30 @@ class Foreign:
         script = f"stat -L -c %i /proc/{self.process().split()[0]}/fd/*"
         return inode in self.fleet.inside("host1", "sh", "-c", script, check=False).split()
 
-    def inode(self) -> str:
+    def inode(self, path: str = "") -> str:
         """The inode of its disk."""
-        return self.fleet.inside("host1", "stat", "-c", "%i", self.path).strip()
+        return self.fleet.inside("host1", "stat", "-c", "%i", path or self.path).strip()
+
+    def disks(self) -> list[tuple[str, str]]:
+        """The files and buses of its disks as it runs."""
+        disks = ElementTree.fromstring(self.virsh("dumpxml")).findall("devices/disk")
+        found = [(disk.find("source"), disk.find("target"), disk) for disk in disks]
+        return [
+            (source.get("file", ""), target.get("bus", ""))
+            for source, target, disk in found
+            if source is not None and target is not None and disk.get("device") == "disk"
+        ]
 
     def tap(self) -> str:
         """The tap that libvirt made for it."""
         return self.virsh("domiflist").split()[0]
+
+    def answered(self, mac: str, of: str, *addresses: str) -> list[str]:
+        """With which addresses its NIC is answered when it asks who has another one."""
+        port = self.fleet.rows("SELECT id FROM ports WHERE mac = ? AND deleted_at IS NULL", mac)
+        words = (self.process().split()[0], f"tap{port[0]['id'][:11]}", mac, of, *addresses)
+        python = ("/usr/bin/python3", "-I", "-c", HELD_TAP)
+        return self.fleet.inside("host1", *python, *words).split()
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +120,29 @@ def define(
     fleet: Fleet, name: str, mac: str, *, disk: bytes = RELEASING_GUEST, more: str = ""
 ) -> Foreign:
     """Make a domain with virsh, as people do, and start it."""
+    path = make_disk(fleet, name, disk)
+    xml = XML.format(
+        name=name, mac=mac, path=path, format="qcow2", bridge=BRIDGE, port="", more=more
+    )
+    made = defined(fleet, name, path, xml)
+    made.virsh("start")
+    return made
+
+
+def make_disk(fleet: Fleet, name: str, disk: bytes) -> str:
+    """Where a new disk with this content is."""
     path = f"{IMAGES}/{name}.qcow2"
     script = "import sys; open(sys.argv[1], 'wb').write(bytes.fromhex(sys.stdin.read()))"
     python = ("/usr/bin/python3", "-c", script)
     fleet.inside("host1", *python, f"{path}.raw", text=disk.ljust(1024 * 1024, b"\0").hex())
     fleet.inside("host1", "qemu-img", "convert", "-f", "raw", "-O", "qcow2", f"{path}.raw", path)
     fleet.inside("host1", "rm", f"{path}.raw")
-    xml = XML.format(
-        name=name, mac=mac, path=path, format="qcow2", bridge=BRIDGE, port="", more=more
-    )
+    return path
+
+
+def defined(fleet: Fleet, name: str, path: str, xml: str) -> Foreign:
+    """A domain of this definition."""
     fleet.inside("host1", "virsh", "-q", "define", "/dev/stdin", text=xml)
-    fleet.inside("host1", "virsh", "-q", "start", name)
     return Foreign(fleet, name, path)
 
 
@@ -111,6 +156,11 @@ def undefine(foreign: Foreign) -> None:
 def members(fleet: Fleet) -> list[str]:
     """The devices in the bridge that is none of ours."""
     return fleet.inside("host1", "ls", f"/sys/class/net/{BRIDGE}/brif").split()
+
+
+def ports(fleet: Fleet, bridge: str) -> list[str]:
+    """The ports of a bridge of Open vSwitch."""
+    return sorted(fleet.inside("host1", "ovs-vsctl", "list-ports", bridge).split())
 
 
 def adopt(foreign: Foreign, *argv: str, **more: str | int | None) -> str:
@@ -147,8 +197,10 @@ def test_a_domain_is_adopted_while_it_runs_and_then_lives_as_a_server(world: Fle
     world.run("converge", "--all")
     assert wiki.process() == before[1]
 
-    world.run("interface-attach", "wiki", "--net", "faults")
+    world.run("interface-attach", "wiki", "--net", "faults", "--fixed-ip", "10.77.0.49")
     assert len(wiki.virsh("domiflist").splitlines()) == 2
+    world.run("interface-detach", "wiki", "10.77.0.49")
+    assert "video vga" in world.run("show", "wiki", "-c", "Adopted").out
     world.run("image-snapshot", "wiki", "wiki-as-it-was")
     world.run("suspend", "wiki", exit=4)
     assert wiki.process() == before[1]
@@ -198,6 +250,88 @@ def test_a_domain_that_is_off_is_adopted_and_stays_off(world: Fleet) -> None:
     world.run("start", "off")
     assert world.statuses() == {"off": "ACTIVE"}
     world.run("delete", "--yes", "off")
+    world.check_at_rest()
+
+
+def check_network(foreign: Foreign, mac: str, own: str, other: str) -> None:
+    """A NIC reaches somebody, with its own address only."""
+    asked = (f"{own.rpartition('.')[0]}.99", own)
+    eventually(lambda: foreign.answered(mac, other, *asked) == [own], f"an answer of {other}")
+
+
+@pytest.fixture
+def office(world: Fleet) -> Iterator[str]:
+    """The VLAN that leads to the lab's internet is a network, and host1 has a switch that is none
+    of ours."""
+    vlan = str(world.lab_internet().provider_vlan)
+    kind = world.inside("host1", "ovs-vsctl", "get", "Bridge", "br-int", "datapath_type").strip()
+    like = ("--", "set", "Bridge", SWITCH, f"datapath_type={kind}")
+    world.inside("host1", "ovs-vsctl", "add-br", SWITCH, *like)
+    words = ("--physical-network", "provider", "--segmentation-id", vlan)
+    world.run("net-create", "office", "--type", "vlan", *words, "--subnet", "10.1.0.0/24")
+    yield vlan
+    world.delete_all()
+    world.run("net-delete", "office")
+    world.inside("host1", "ovs-vsctl", "del-br", SWITCH)
+    world.check_at_rest()
+
+
+@pytest.mark.parametrize("bus", ["scsi", pytest.param("sata", marks=pytest.mark.slow)])
+def test_nics_of_two_switches_and_disks_of_any_bus_are_taken_over(
+    world: Fleet, office: str, bus: str
+) -> None:
+    data = f"{IMAGES}/twofold-data.raw"
+    world.inside("host1", "truncate", "-s", "1M", data)
+    macs = ("52:54:00:00:00:09", "52:54:00:00:00:0a")
+    path = make_disk(world, "twofold", RELEASING_GUEST)
+    xml = XML.replace("dev='vda' bus='virtio'", f"dev='sda' bus='{bus}'").format(
+        name="twofold",
+        mac=macs[0],
+        path=path,
+        format="qcow2",
+        bridge=SWITCH,
+        port="<virtualport type='openvswitch'/>",
+        more=SECOND.format(path=data, bus=bus, mac=macs[1], vlan=office),
+    )
+    wire = ports(world, "br-eth1")
+    words = ("--fixed-ip", "10.77.0.56", "--fixed-ip", "10.1.0.56")
+    twofold = defined(world, "twofold", path, xml)
+    said = adopt(twofold, *words, "--dry-run")
+    assert "(br-eth1) to network office with 10.1.0.56" in said
+    twofold.virsh("start")
+    before = twofold.process(), twofold.inode(), twofold.inode(data)
+    untouched = twofold.virsh("dumpxml"), ports(world, SWITCH), ports(world, "br-eth1")
+
+    said = adopt(twofold, *words, "--dry-run")
+    assert f"on {SWITCH}) to network faults with 10.77.0.56" in said
+    assert "on br-eth1) to network office with 10.1.0.56" in said
+    assert f"sdb {data} (raw, 1048576 bytes)" in said
+    now = twofold.virsh("dumpxml"), ports(world, SWITCH), ports(world, "br-eth1")
+    assert untouched == now
+
+    adopt(twofold, *words)
+    assert before == (twofold.process(), twofold.inode(), twofold.inode(data))
+    assert (ports(world, SWITCH), ports(world, "br-eth1")) == ([], wire)
+    (dhcp,) = world.rows(
+        "SELECT address FROM addresses JOIN networks ON networks.id = network_id "
+        "WHERE kind = 'dhcp' AND networks.name = 'faults' AND released_serial IS NULL"
+    )
+    asked = ((macs[0], "10.77.0.56", dhcp["address"]), (macs[1], "10.1.0.56", "10.1.0.1"))
+    for nic in asked:
+        check_network(twofold, *nic)
+    world.check_at_rest()
+
+    world.run("stop", "twofold")
+    world.run("start", "twofold")
+    assert twofold.process() != before[0]
+    assert twofold.disks() == [(path, bus), (data, bus)]
+    assert twofold.has_open(before[1])
+    assert twofold.has_open(before[2])
+    for nic in asked:
+        check_network(twofold, *nic)
+    world.run("delete", "--yes", "twofold")
+    assert "twofold" not in world.inside("host1", "ls", IMAGES)
+    assert (ports(world, SWITCH), ports(world, "br-eth1")) == ([], wire)
     world.check_at_rest()
 
 

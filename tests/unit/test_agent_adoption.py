@@ -24,6 +24,7 @@ from tests.unit.test_agent_foreign import DISK, NIC
 from tests.unit.test_agent_foreign import domain as xml_of
 
 MAC = "52:54:00:aa:bb:01"
+ADDRESSES = ("10.0.0.9",)
 OURS = "tapport-1"
 DATA_FILE = b"\x44\x41\x54\x41"
 
@@ -62,7 +63,7 @@ class Libvirt:
         if word not in ("wiki", SERVER.id):
             return None
         pid = self.process if self.state == "RUNNING" else None
-        addresses = {MAC: ("10.0.0.9",)}
+        addresses = {MAC: ADDRESSES}
         view = self.view(self.config)
         return Whole(
             view, self.live, pid, self.autostart, self.snapshots, 0, False, addresses, self.others
@@ -169,7 +170,22 @@ def test_a_domain_is_told_with_all_that_is_around_it(libvirt, host, image):
     found = adopting.look(host.data, "wiki")
     assert found.refused == ()
     assert found.disks == (adopting.Disk(str(image), "qcow2", "vda", 1 << 30),)
-    assert found.nics == (adopting.Nic(MAC, "vnet3", "br0", None, ("10.0.0.9",)),)
+    assert found.nics == (adopting.Nic(MAC, "vnet3", "br0", None, ADDRESSES),)
+
+
+def test_a_guest_that_is_off_is_in_the_vlan_that_its_definition_says(libvirt, host):
+    tagged = "<virtualport type='openvswitch'/><vlan><tag id='101'/></vlan><model"
+    libvirt.state, off = "SHUTDOWN", libvirt.live.replace("<target dev='vnet3'/>", "")
+    libvirt.live = libvirt.config = off.replace("<model", tagged)
+    assert adopting.look(host.data, "wiki").nics == (adopting.Nic(MAC, "", "br0", 101, ADDRESSES),)
+
+
+def test_the_switch_knows_better_in_which_vlan_a_tap_is(libvirt, host, monkeypatch):
+    port = ovs.Port("vnet3", "ovsbr0", 7, "", (), {}, ())
+    monkeypatch.setattr(ovs, "observe", lambda: ovs.Switch({}, {"vnet3": port}))
+    libvirt.live = libvirt.live.replace("<model", "<vlan><tag id='101'/></vlan><model")
+    (nic,) = adopting.look(host.data, "wiki").nics
+    assert (nic.bridge, nic.tag) == ("ovsbr0", 7)
 
 
 def test_a_domain_that_is_not_there_is_named_with_those_that_are(libvirt, host):
@@ -245,6 +261,17 @@ def test_a_domain_becomes_ours_by_its_definition_alone(libvirt, host, image):
     assert steps(host, spec) == []
     (after,) = domain.KIND.changes(host, spec)
     assert (after.result, after.facts["as_adopted"]) == ("unchanged", True)
+
+
+def test_an_adopted_guest_is_known_though_something_was_removed_beside_it(libvirt, host, image):
+    spec = spec_of(image)
+    steps(host, spec)[0].apply()
+    host.seen.pop(nic.RUNNING)
+    (after,) = domain.KIND.changes(host, spec)
+    assert after.facts["as_adopted"] is True
+    host.seen.pop(nic.RUNNING)
+    assert steps(host, spec) == []
+    assert stray.strays(host, spec) == {OURS: stray.Stray("vnet3", MAC, 4711, 9)}
 
 
 def test_what_libvirt_refuses_leaves_no_trace(libvirt, host, image):

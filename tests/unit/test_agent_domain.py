@@ -225,6 +225,7 @@ def libvirt(monkeypatch):
     domains: dict[str, DomainView] = {}
     monkeypatch.setattr(libvirt_conn, "observe", lambda wanted: dict(domains))
     monkeypatch.setattr(libvirt_conn, "observe_one", domains.get)
+    monkeypatch.setattr(libvirt_conn, "running", lambda wanted: {})
     return domains
 
 

@@ -52,6 +52,11 @@ def test_a_plain_domain_is_taken_over_whole():
     assert (plain.lost, plain.refused) == ((), ())
 
 
+def test_a_nic_says_in_which_vlan_it_shall_be():
+    tagged = NIC.replace("<model", "<vlan><tag id='101'/></vlan><model")
+    assert found(DISK + tagged).nics == (ForeignNic("52:54:00:aa:bb:01", "vnet3", "br0", 101),)
+
+
 def test_the_disk_that_is_booted_from_comes_first():
     second = DISK.replace("vda", "vdb").replace("wiki", "boot")
     first = second.replace("<target", "<boot order='1'/><target")
