@@ -51,9 +51,6 @@ def test_operators_who_boot_look_and_delete_at_once_do_not_disturb_each_other(
 
 
 def test_four_servers_cost_one_connection_and_one_channel_per_host(fleet: Fleet) -> None:
-    for host in fleet.hosts():
-        # One that lately failed to build something is not chosen before it has built again.
-        fleet.boot(f"built-{host}", "--host", host)
     before = {host: fleet.logins(host) for host in fleet.hosts()}
     counters.reset()
     nic = Nic(network="faults")
