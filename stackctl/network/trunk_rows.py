@@ -132,8 +132,7 @@ def _refuse_larger(reader: Reader, trunk: Row, port: Row) -> None:
 
 def refuse_taken_tag(reader: Reader, trunk: Row, segmentation_id: int) -> None:
     """Each tag leads to one port."""
-    taken = [row for row in subports_of(reader, trunk["id"])]
-    for row in taken:
+    for row in subports_of(reader, trunk["id"]):
         if row["segmentation_id"] == segmentation_id:
             raise Conflict(
                 f"segmentation_type vlan and segmentation_id {segmentation_id} already in use on "

@@ -35,6 +35,15 @@ def pair(world):
     return furnished(world, "h1", "h2")
 
 
+@pytest.fixture
+def typed(world, monkeypatch):
+    """The world's cloud as the one that commands find: hosts h1, h2, a network net."""
+    furnished(world, "h1", "h2")
+    monkeypatch.setenv("STACKCTL_CLOUDS", str(world.cloud.folder.parent))
+    monkeypatch.setenv("STACKCTL_CLOUD", world.cloud.folder.name)
+    return world
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_template_stays():
     yield

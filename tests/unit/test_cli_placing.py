@@ -6,16 +6,6 @@ import pytest
 from click.testing import CliRunner
 
 from stackctl.cli import main
-from tests.builders import furnished
-
-
-@pytest.fixture
-def typed(world, monkeypatch):
-    """The world's cloud as the one that commands find."""
-    furnished(world, "h1", "h2")
-    monkeypatch.setenv("STACKCTL_CLOUDS", str(world.cloud.folder.parent))
-    monkeypatch.setenv("STACKCTL_CLOUD", world.cloud.folder.name)
-    return world
 
 
 def invoke(*words):

@@ -8,16 +8,6 @@ from click.testing import CliRunner
 from stackctl.cli import commands, main
 from stackctl.compute import deleting
 from stackctl.state import write
-from tests.builders import furnished
-
-
-@pytest.fixture
-def typed(world, monkeypatch):
-    """The world's cloud as the one that commands find: hosts h1, h2, a network net."""
-    furnished(world, "h1", "h2")
-    monkeypatch.setenv("STACKCTL_CLOUDS", str(world.cloud.folder.parent))
-    monkeypatch.setenv("STACKCTL_CLOUD", world.cloud.folder.name)
-    return world
 
 
 def invoke(*words):

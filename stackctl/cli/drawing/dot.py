@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import graphviz
 
 from stackctl.cli.drawing.colours import DOWN, colours_of, visible
-from stackctl.compute.seeing.topology import Device, Link, NetworkNode, Topology
+from stackctl.cli.drawing.layout import labels
+from stackctl.compute.seeing.topology import Device, NetworkNode, Topology
 
 
 def dot(graph: Topology) -> str:
@@ -40,15 +41,10 @@ def _draw_device(drawing: graphviz.Graph, device: Device, colours: dict[str, str
         drawing.edge(
             link.network_id,
             device.id,
-            _lines(_addresses(link)),
+            _lines(labels(link)),
             color=colours.get(link.network_id, DOWN),
             style="solid" if link.up else "dashed",
         )
-
-
-def _addresses(link: Link) -> list[str]:
-    vlan = [] if link.vlan is None else [f"VLAN {link.vlan}"]
-    return [*link.addresses, *(f"= {address}" for address in link.floating), *vlan]
 
 
 def _kind(network: NetworkNode) -> str:
